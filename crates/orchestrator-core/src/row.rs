@@ -1,0 +1,122 @@
+//! What the brain keeps on disk. The store maps these to tables; `recover` reads them back.
+
+use api_types::error::ErrorDetail;
+use api_types::event::RunEnd;
+use api_types::task::{Decision, Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
+use api_types::worker::WorkerFacts;
+use api_types::{Attempt, CorrelationId, Incarnation, JobId, PoolId, WorkerId};
+use serde::{Deserialize, Serialize};
+
+use crate::event::Idempotency;
+use crate::time::Time;
+
+/// A job but for its request, its events and its result, which the brain never sees.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRow {
+    /// The job.
+    pub job_id: JobId,
+    /// Its place in the order of arrival; unique and growing.
+    pub number: u64,
+    /// Where it stands.
+    pub status: TaskStatus,
+    /// The model, resolved to an id.
+    pub model: String,
+    /// Whether the model needs a chat template.
+    pub chat: bool,
+    /// Bytes of prompt or messages.
+    pub prompt_bytes: u64,
+    /// Its class.
+    pub priority: Priority,
+    /// When it was handed in.
+    pub submitted_at: Time,
+    /// When its answer becomes worthless.
+    pub deadline: Option<Time>,
+    /// What happens when its last reader leaves.
+    pub on_disconnect: OnDisconnect,
+    /// What happens when its worker is lost.
+    pub retry: RetryMode,
+    /// Where it may run.
+    pub placement: Placement,
+    /// Whether it is written down at all.
+    pub durability: Durability,
+    /// The client's key, if any.
+    pub idempotency: Option<Idempotency>,
+    /// Ties it to log lines.
+    pub correlation_id: CorrelationId,
+    /// The current or last try; `None` before the first.
+    pub attempt: Option<AttemptRow>,
+    /// While queued after a failed try: not before this time.
+    pub not_before: Option<Time>,
+    /// Workers that were lost while they ran it.
+    pub workers_lost: Vec<WorkerId>,
+    /// Whether it has ever had a reader.
+    pub had_reader: bool,
+    /// When somebody asked for its end.
+    pub cancel_requested_at: Option<Time>,
+    /// When it ended.
+    pub ended_at: Option<Time>,
+    /// The figures, once completed or cancelled.
+    pub end: Option<RunEnd>,
+    /// What went wrong, once failed.
+    pub error: Option<ErrorDetail>,
+}
+
+/// One try of a job on one start of one worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptRow {
+    /// Its number.
+    pub attempt: Attempt,
+    /// The worker.
+    pub worker_id: WorkerId,
+    /// The worker's incarnation.
+    pub incarnation: Incarnation,
+    /// When it was handed out.
+    pub dispatched_at: Time,
+    /// The `id:` of the worker's first event.
+    pub first_event_id: u64,
+}
+
+/// A worker in the registry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerRow {
+    /// What it is.
+    pub facts: WorkerFacts,
+    /// Its current incarnation.
+    pub incarnation: Incarnation,
+    /// The number the next registration of any worker gets.
+    pub next_incarnation: Incarnation,
+    /// What to authenticate with when calling it.
+    pub secret: Option<String>,
+    /// Whether it is to finish and end.
+    pub draining: bool,
+}
+
+/// A pool in the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolRow {
+    /// Its name.
+    pub pool_id: PoolId,
+    /// The SSH destination; `None` is this machine.
+    pub address: Option<String>,
+    /// A checkout there whose build is preferred.
+    pub repo_dir: Option<String>,
+    /// Whether it takes no new workers.
+    pub draining: bool,
+}
+
+/// Everything `recover` needs: the state as of the last commit.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rows {
+    /// Jobs that have not ended, and those ended ones whose idempotency keys still count, in any order.
+    pub jobs: Vec<JobRow>,
+    /// The registry of workers.
+    pub workers: Vec<WorkerRow>,
+    /// The registry of pools.
+    pub pools: Vec<PoolRow>,
+    /// The largest job number ever given; 0 before the first.
+    pub last_number: u64,
+    /// The largest `next_incarnation` ever written.
+    pub next_incarnation: Option<Incarnation>,
+    /// The placements of jobs that have not ended.
+    pub decisions: Vec<(JobId, Attempt, Decision)>,
+}

@@ -1,0 +1,230 @@
+//! All that the brain may ask for. The driver commits the writes first and only then acts.
+
+use api_types::error::ErrorDetail;
+use api_types::event::TaskEvent;
+use api_types::task::{Decision, TaskStatus};
+use api_types::{Attempt, Incarnation, JobId, PoolId, WorkerId};
+
+use crate::event::{RequestId, Run, RunKey};
+use crate::row::{JobRow, PoolRow, WorkerRow};
+
+/// What one event led to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Step {
+    /// Rows to change, in order, in one transaction.
+    pub writes: Vec<Write>,
+    /// What to do once they are on disk, in order. With no writes: at once.
+    pub actions: Vec<Action>,
+}
+
+/// One row to change.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    /// A new job. The driver adds the request, which the brain never sees.
+    InsertJob(JobRow),
+    /// A job that moved on.
+    UpdateJob(JobRow),
+    /// A job that ended. The driver adds its kept events (with `last_event` as the last) and its
+    /// result text, and erases the prompt.
+    EndJob {
+        /// The final row.
+        row: JobRow,
+        /// The event that ends its stream.
+        last_event: TaskEvent,
+    },
+    /// Why an attempt went where it went.
+    PutDecision {
+        /// The job.
+        job_id: JobId,
+        /// The try that began with it.
+        attempt: Attempt,
+        /// Everybody who was looked at.
+        decision: Decision,
+    },
+    /// A worker that is new or changed. Also stores `next_incarnation`, which only grows.
+    PutWorker(WorkerRow),
+    /// A worker that is no longer of interest.
+    DeleteWorker(WorkerId),
+    /// A pool that is new or changed.
+    PutPool(PoolRow),
+    /// A pool that is no longer of interest.
+    DeletePool(PoolId),
+}
+
+/// One thing to do outside.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Answer a waiting caller.
+    Answer {
+        /// Who waits.
+        request: RequestId,
+        /// What to tell.
+        answer: Answer,
+    },
+    /// Put an event at the end of a job's log (numbered), for readers now and later.
+    Publish {
+        /// The job.
+        job_id: JobId,
+        /// The event.
+        event: TaskEvent,
+    },
+    /// Call `/execute` on a worker and relay what comes, held back until `PassStream`.
+    OpenStream(OpenStream),
+    /// Take a run up again from the worker's own log, from its first event; after `delay_ms`.
+    /// `passed` says whether its tokens may be passed on at once.
+    ResumeStream {
+        /// Which run.
+        run: RunKey,
+        /// Where the worker listens.
+        uri: String,
+        /// What to authenticate with.
+        secret: Option<String>,
+        /// How long to wait first, in milliseconds.
+        delay_ms: u64,
+        /// Whether `running` is committed.
+        passed: bool,
+    },
+    /// `running` is on disk: what the relay holds back may be passed on, and what follows.
+    PassStream(RunKey),
+    /// Stop relaying a run and drop what is held back. The job's readers stay.
+    DropStream(RunKey),
+    /// Tell a worker to stop a run (`/cancel`). Its `end` still comes through the relay.
+    StopRun {
+        /// Which run.
+        run: RunKey,
+        /// Where the worker listens.
+        uri: String,
+        /// What to authenticate with.
+        secret: Option<String>,
+    },
+    /// The job's end is on disk: pass on what is held back if `release_held`, then `last_event`,
+    /// then close its readers.
+    EndJob {
+        /// The job.
+        job_id: JobId,
+        /// Whether what the relay holds back belongs to the job's log.
+        release_held: bool,
+        /// The event that ends its stream.
+        last_event: TaskEvent,
+    },
+    /// The worker may forget the log of a run (DELETE `/jobs/{job}/{attempt}/events`).
+    AckRun {
+        /// Which run.
+        run: RunKey,
+        /// Where the worker listens.
+        uri: String,
+        /// What to authenticate with.
+        secret: Option<String>,
+    },
+    /// Ask a worker's `/health` whether it still lives, after a restart or a silence; report the
+    /// answer as `WorkerHeartbeat`-like news or not at all.
+    ProbeWorker {
+        /// The worker.
+        worker_id: WorkerId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// Where it listens.
+        uri: String,
+        /// What to authenticate with.
+        secret: Option<String>,
+    },
+    /// Something an operator watches changed; goes to `/v2/events`, live only.
+    Notify(Notice),
+}
+
+/// Everything a worker needs for one attempt, but for the request itself, which the driver holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenStream {
+    /// Which run.
+    pub run: RunKey,
+    /// Where the worker listens.
+    pub uri: String,
+    /// What to authenticate with.
+    pub secret: Option<String>,
+    /// The `id:` of the worker's first event.
+    pub first_event_id: u64,
+    /// Milliseconds the run may take.
+    pub time_limit_ms: u64,
+}
+
+/// What a waiting caller is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// The job is in.
+    Accepted {
+        /// Its id: the new one, or that of the first submission with this idempotency key.
+        job_id: JobId,
+        /// Where it stands.
+        status: TaskStatus,
+        /// Jobs that go before it.
+        queue_position: u64,
+        /// Whether an earlier submission with the same key is meant.
+        replayed: bool,
+        /// The model it was resolved to.
+        model: String,
+    },
+    /// The job will end, or has.
+    Cancelled {
+        /// Where it stands now.
+        status: TaskStatus,
+        /// Whether it had ended before.
+        already_ended: bool,
+    },
+    /// The worker is in the registry.
+    Registered {
+        /// The number that its later messages bear.
+        incarnation: Incarnation,
+        /// Runs that nobody waits for any more.
+        drop_runs: Vec<Run>,
+    },
+    /// The heartbeat counted.
+    Heartbeat {
+        /// Runs that nobody waits for any more.
+        drop_runs: Vec<Run>,
+        /// Whether to finish and end.
+        drain: bool,
+    },
+    /// It is done.
+    Done,
+    /// It is not done, and why.
+    Refused(ErrorDetail),
+}
+
+/// News for operators, live only.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Notice {
+    /// A job changed its status.
+    Job {
+        /// The job.
+        job_id: JobId,
+        /// Where it stands now.
+        status: TaskStatus,
+        /// Its try; 0 before the first.
+        attempt: u32,
+        /// Its model.
+        model: String,
+        /// The worker of that try.
+        worker_id: Option<WorkerId>,
+    },
+    /// A worker changed.
+    Worker {
+        /// The worker.
+        worker_id: WorkerId,
+        /// What the orchestrator thinks of it now.
+        state: api_types::worker::WorkerState,
+        /// Slots that jobs hold.
+        slots_busy: u32,
+        /// All its slots.
+        slots: u32,
+    },
+    /// The queue grew or shrank.
+    Queue {
+        /// Jobs waiting.
+        depth: u64,
+    },
+    /// A message with an old attempt or incarnation was dropped.
+    StaleDropped {
+        /// Which kind of message.
+        kind: &'static str,
+    },
+}
