@@ -109,6 +109,7 @@ error_codes! {
     PortTaken "PORT_TAKEN" 409 true "Another process listens on this port.";
     SpawnFailed "SPAWN_FAILED" 502 true "The worker process ended before it was ready.";
     SpawnTimeout "SPAWN_TIMEOUT" 504 true "The worker process was not ready in time.";
+    OrchestratorUnreachable "ORCHESTRATOR_UNREACHABLE" 502 true "The orchestrator could not be reached.";
     SshFailed "SSH_FAILED" 502 true "The machine could not be reached over SSH.";
     HostKeyUnknown "HOST_KEY_UNKNOWN" 502 false "The machine's SSH host key is not known yet.";
     HostKeyChanged "HOST_KEY_CHANGED" 502 false "The machine's SSH host key is not the one that is known.";
