@@ -314,9 +314,6 @@ pub struct RemoteRequest {
     pub protocol: u32,
     /// The arguments of `rbees-pool`, without the program name.
     pub args: Vec<String>,
-    /// A checkout on that machine: the remote side works in it and prefers the build there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repo_dir: Option<String>,
     /// Width of the terminal that shows standard output; absent when a pipe or file takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<u16>,

@@ -6,6 +6,7 @@
 pub mod error;
 pub mod http;
 pub mod orchestrator;
+pub mod pool;
 pub mod worker;
 
 pub use error::ClientError;
