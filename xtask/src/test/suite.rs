@@ -1,0 +1,108 @@
+//! Which stages make up which suite.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::prerequisites::{self, BuildEnv, Need};
+use crate::python::Venv;
+use crate::test::stage::Runner;
+use crate::test::{Suite, nextest};
+use crate::workspace::Workspace;
+use crate::{bans, layers, models, openapi, process, release};
+
+/// The client that the conformance tests drive us with.
+const OPENAI_CLIENT: &str = "openai==3.52.0";
+
+/// Runs the stages of `suite`, the cheap ones first.
+pub fn run(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
+    if suite != Suite::Release {
+        fast(workspace, runner);
+    }
+    if suite != Suite::Fast {
+        release(workspace, suite, runner);
+    }
+}
+
+fn fast(workspace: &Workspace, runner: &mut Runner) {
+    runner.stage("formatting", || process::run(workspace.cargo().args(["fmt", "--all", "--check"])));
+    runner.stage("layers", || layers::run(workspace));
+    runner.stage("bans", || bans::run(workspace));
+    runner.stage("lints", || {
+        process::run(
+            workspace.cargo().args(["clippy", "--workspace", "--all-targets", "--locked"]).args(DENY),
+        )
+    });
+    runner.stage("documentation tests", || {
+        process::run(workspace.cargo().args(["test", "--workspace", "--doc", "--locked", "--quiet"]))
+    });
+    runner.stage("fast tests", || {
+        process::run(nextest::command(workspace)?.args(["run", "--workspace", "--locked", "--no-fail-fast"]))
+    });
+}
+
+/// After `clippy`'s own arguments.
+const DENY: [&str; 3] = ["--", "-D", "warnings"];
+
+fn release(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
+    let env = runner.stage("prerequisites", || prerequisites::ensure(workspace, &Need::FOR_TESTS));
+    let env = env.unwrap_or_default();
+    runner.stage("release build", || release::build(workspace, &env));
+    runner.stage("API documents", || openapi::check(workspace, &workspace.release_folder()));
+    simulation(workspace, suite, runner);
+    runner.stage("lints with the native engine", || native_lints(workspace, &env));
+    let inputs = runner.stage("models and clients", || Inputs::fetch(workspace));
+    runner.stage("release tests", || {
+        let inputs = inputs.ok_or_else(|| anyhow::anyhow!("models or clients are missing"))?;
+        release_tests(workspace, suite, &env, &inputs)
+    });
+}
+
+fn simulation(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
+    let seeds = if suite == Suite::Long { "20000" } else { "1000" };
+    let sim = |arguments: &[&str]| {
+        let mut cargo = workspace.cargo();
+        cargo.args(["run", "--quiet", "--release", "--locked", "--package", "sim", "--"]);
+        process::run(cargo.args(arguments))
+    };
+    runner.stage("simulation", || sim(&["--seeds", seeds]));
+    runner.stage("simulation finds planted bugs", || sim(&["--find-bugs"]));
+}
+
+fn native_lints(workspace: &Workspace, env: &BuildEnv) -> anyhow::Result<()> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["clippy", "--all-targets"]);
+    env.apply(&mut cargo);
+    process::run(release::select(&mut cargo).args(["--package", "engine"]).args(DENY))
+}
+
+/// What release tests find through the environment.
+struct Inputs {
+    models: std::path::PathBuf,
+    python: std::path::PathBuf,
+}
+
+impl Inputs {
+    fn fetch(workspace: &Workspace) -> anyhow::Result<Self> {
+        let models = models::ensure(workspace)?;
+        let python = Venv::with(workspace, "openai", &[OPENAI_CLIENT])?.python();
+        Ok(Self { models, python })
+    }
+
+    fn apply(&self, command: &mut Command, programs: &Path) {
+        command.env("RBEES_TEST_MODELS", &self.models);
+        command.env("RBEES_TEST_PYTHON", &self.python);
+        command.env("RBEES_BIN_DIR", programs);
+    }
+}
+
+/// Selects the same packages as the release build, so that nothing is built twice, and runs those
+/// tests of theirs that need a release build.
+fn release_tests(workspace: &Workspace, suite: Suite, env: &BuildEnv, inputs: &Inputs) -> anyhow::Result<()> {
+    let mut nextest = nextest::command(workspace)?;
+    let profile = if suite == Suite::Long { "long" } else { "release" };
+    nextest.args(["run", "--profile", profile, "--no-fail-fast", "--package", "e2e", "--package", "engine"]);
+    env.apply(&mut nextest);
+    inputs.apply(&mut nextest, &workspace.release_folder());
+    // nextest has its own --profile; cargo's is what --release asks for.
+    process::run(release::select(&mut nextest))
+}
