@@ -32,8 +32,12 @@ enum Command {
     Up(up::Args),
     Test(test::Args),
     Openapi(openapi::Args),
+    /// Fails when a package depends on what it must never depend on.
     Layers,
+    /// Fails when a banned package is in the dependency tree.
     Bans,
+    /// Fetches the real models of the tests into the cache and prints their folder.
+    Models,
     Bench(bench::Args),
 }
 
@@ -56,6 +60,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Openapi(args) => openapi::run(&workspace, &args)?,
         Command::Layers => layers::run(&workspace)?,
         Command::Bans => bans::run(&workspace)?,
+        Command::Models => println!("{}", models::ensure(&workspace)?.display()),
         Command::Bench(args) => bench::run(&workspace, &args)?,
     }
     Ok(ExitCode::SUCCESS)
