@@ -5,12 +5,38 @@
 //! clock, no randomness, no I/O and no hash order in here: the same rows and events always give
 //! the same steps.
 
+mod admit;
+mod alarms;
+mod cancel;
+mod ended;
 pub mod event;
+mod finish;
+mod job;
+mod lease;
+mod model;
+mod orchestrator;
+mod place;
+pub mod policy;
+mod pool;
+mod queue;
+mod recover;
+mod register;
+mod registry;
+mod retry;
 pub mod row;
+pub mod settings;
 pub mod step;
+mod stream;
 pub mod time;
+mod turn;
+pub mod view;
+mod worker;
 
 pub use event::{BrokenCause, Event, Idempotency, PoolModel, RequestId, Run, RunKey, Submission};
+pub use job::may_move;
+pub use orchestrator::Orchestrator;
 pub use row::{AttemptRow, JobRow, PoolRow, Rows, WorkerRow};
+pub use settings::{FullPolicy, LeaseSettings, RetrySettings, Settings};
 pub use step::{Action, Answer, Notice, OpenStream, Step, Write};
 pub use time::Time;
+pub use view::{HealthCounts, JobStanding, explain_ended};

@@ -47,6 +47,8 @@ pub struct JobRow {
     pub attempt: Option<AttemptRow>,
     /// While queued after a failed try: not before this time.
     pub not_before: Option<Time>,
+    /// Tries that failed and count against the limit; a busy worker's refusal does not.
+    pub tries_failed: u32,
     /// Workers that were lost while they ran it.
     pub workers_lost: Vec<WorkerId>,
     /// Whether it has ever had a reader.

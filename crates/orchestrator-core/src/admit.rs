@@ -1,0 +1,199 @@
+//! Accept a task or refuse it with the reason.
+
+use api_types::task::TaskStatus;
+use api_types::worker::WorkerStatus;
+use api_types::{ErrorCode, ErrorDetail, TaskEvent, WorkerId};
+use serde_json::json;
+
+use crate::event::{Idempotency, RequestId, Submission};
+use crate::job::Job;
+use crate::orchestrator::Orchestrator;
+use crate::place::fits;
+use crate::row::JobRow;
+use crate::settings::FullPolicy;
+use crate::step::{Action, Answer, Write};
+use crate::time::Time;
+use crate::turn::{Submitted, Turn};
+
+/// The capability of a worker whose model has a chat template.
+const CHAT: &str = "chat";
+
+impl Orchestrator {
+    /// Takes a task in, answers with the first job of its idempotency key, or refuses it.
+    pub(crate) fn submit(&mut self, submission: Submission, turn: &mut Turn) {
+        if let Some(answer) = submission.idempotency.as_ref().and_then(|key| self.replay(key)) {
+            return turn.answer(submission.request, answer);
+        }
+        let request = submission.request;
+        match self.check(submission, turn.now) {
+            Ok(row) => match self.make_room(&row, turn) {
+                Ok(()) => self.admit(request, row, turn),
+                Err(error) => turn.refuse(request, error),
+            },
+            Err(error) => turn.refuse(request, error),
+        }
+    }
+
+    /// The answer to a submission whose key was used before.
+    fn replay(&self, idempotency: &Idempotency) -> Option<Answer> {
+        let record = self.memory.key(&idempotency.key)?;
+        if record.digest != idempotency.digest {
+            return Some(Answer::Refused(conflict(&record.job_id.to_string())));
+        }
+        let job = self.jobs.get(&record.job_id);
+        Some(Answer::Accepted {
+            job_id: record.job_id,
+            status: record.ended.or(job.map(|job| job.row.status)).unwrap_or(TaskStatus::Queued),
+            queue_position: job.filter(|job| job.is_queued()).map_or(0, |job| self.queue.position(&job.row)),
+            replayed: true,
+            model: record.model.clone(),
+        })
+    }
+
+    /// Turns a submission into a row, or says why it can never run.
+    fn check(&mut self, submission: Submission, now: Time) -> Result<JobRow, ErrorDetail> {
+        if submission.deadline_ms == Some(0) {
+            return Err(no_time());
+        }
+        let model = self.resolve_model(submission.model.as_deref())?;
+        if submission.chat {
+            self.check_chat(&model)?;
+        }
+        if self.jobs.contains_key(&submission.job_id) || self.memory.job(submission.job_id).is_some() {
+            return Err(ErrorDetail::new(ErrorCode::Internal, "The drawn job id is in use already."));
+        }
+        Ok(new_row(submission, model, self.last_number + 1, now))
+    }
+
+    /// A conversation needs a chat template: refused when every ready worker of the model lacks one.
+    fn check_chat(&self, model: &str) -> Result<(), ErrorDetail> {
+        let mut ready = self
+            .registry
+            .of_model(model)
+            .filter(|worker| worker.gone.is_none() && worker.status == Some(WorkerStatus::Ready))
+            .peekable();
+        let any_ready = ready.peek().is_some();
+        let any_chat = ready.any(|worker| worker.row.facts.capabilities.iter().any(|has| has == CHAT));
+        if !any_ready || any_chat {
+            return Ok(());
+        }
+        Err(ErrorDetail::new(
+            ErrorCode::NoChatTemplate,
+            format!(
+                "The model `{model}` has no chat template, so `messages` cannot be turned into a prompt."
+            ),
+        )
+        .with_field("messages")
+        .with_hint("Send the text as `prompt`, or use a model with a chat template."))
+    }
+
+    /// Refuses when the queue is full, or makes room, as configured. A job that can start at once
+    /// needs no room.
+    fn make_room(&mut self, row: &JobRow, turn: &mut Turn) -> Result<(), ErrorDetail> {
+        let Some(capacity) = self.settings.queue_capacity else { return Ok(()) };
+        if self.queue.len() < capacity || self.starts_at_once(row, turn.now) {
+            return Ok(());
+        }
+        let oldest = match self.settings.full_policy {
+            FullPolicy::Reject => None,
+            FullPolicy::DropOldestBatch => self.queue.oldest_batch(),
+        };
+        let Some(oldest) = oldest else { return Err(queue_full(row, self.queue.len())) };
+        self.fail_job(oldest, dropped_for_room(capacity), turn);
+        Ok(())
+    }
+
+    fn starts_at_once(&self, row: &JobRow, now: Time) -> bool {
+        !self.queue.has(&row.model)
+            && self
+                .registry
+                .of_model(&row.model)
+                .any(|worker| fits(row, worker) && worker.is_open(&self.settings, now))
+    }
+
+    fn admit(&mut self, request: RequestId, row: JobRow, turn: &mut Turn) {
+        self.last_number = row.number;
+        let queue_position = self.queue.length_before_new(&row.model, row.priority);
+        let job_id = row.job_id;
+        self.memory.admit(&row);
+        self.budget.admit(&self.settings.retry);
+        self.queue.push(&row);
+        let job = Job::new(row);
+        if job.is_durable() {
+            turn.write(Write::InsertJob(job.row.clone()));
+        }
+        turn.act(Action::Publish {
+            job_id,
+            event: TaskEvent::Queued { job_id, queue_position, eta_ms: None },
+        });
+        turn.jobs_touched.insert(job_id);
+        turn.to_place.insert(job.row.model.clone());
+        turn.submitted = Some(Submitted { request, job_id, queue_position });
+        self.jobs.insert(job_id, job);
+    }
+}
+
+fn new_row(submission: Submission, model: String, number: u64, now: Time) -> JobRow {
+    JobRow {
+        job_id: submission.job_id,
+        number,
+        status: TaskStatus::Queued,
+        model,
+        chat: submission.chat,
+        prompt_bytes: submission.prompt_bytes,
+        priority: submission.priority,
+        submitted_at: now,
+        deadline: submission.deadline_ms.map(|ms| now + ms),
+        on_disconnect: submission.on_disconnect,
+        retry: submission.retry,
+        placement: submission.placement,
+        durability: submission.durability,
+        idempotency: submission.idempotency,
+        correlation_id: submission.correlation_id,
+        attempt: None,
+        not_before: None,
+        tries_failed: 0,
+        workers_lost: Vec::<WorkerId>::new(),
+        had_reader: false,
+        cancel_requested_at: None,
+        ended_at: None,
+        end: None,
+        error: None,
+    }
+}
+
+fn conflict(job_id: &str) -> ErrorDetail {
+    ErrorDetail::new(
+        ErrorCode::IdempotencyConflict,
+        format!("This idempotency key was used with another request, which became {job_id}."),
+    )
+    .with_field("idempotency_key")
+    .with_details(json!({ "job_id": job_id }))
+    .with_hint("Send a new key with a new request; send the same request to get the same job.")
+}
+
+fn no_time() -> ErrorDetail {
+    ErrorDetail::new(ErrorCode::DeadlineUnmet, "A deadline of 0 ms has passed before the job could start.")
+        .with_field("deadline_ms")
+        .with_hint("Give at least 1 ms, or leave `deadline_ms` out.")
+}
+
+/// The pause differs from caller to caller, so that those refused together do not return together.
+fn queue_full(row: &JobRow, waiting: u64) -> ErrorDetail {
+    let spread = u64::try_from(row.job_id.uuid().as_u128() % 2_000).unwrap_or_default();
+    ErrorDetail::new(
+        ErrorCode::QueueFull,
+        format!("{waiting} jobs wait already, which is as many as the queue holds."),
+    )
+    .with_details(json!({ "queue_depth": waiting }))
+    .with_hint("Try again later, start more workers, or raise `queue_capacity`.")
+    .with_retry_after_ms(1_000 + spread)
+}
+
+fn dropped_for_room(capacity: u64) -> ErrorDetail {
+    ErrorDetail::new(
+        ErrorCode::QueueFull,
+        format!("The queue holds {capacity} jobs and was full; this was its oldest batch job and made room."),
+    )
+    .with_hint("Submit it again when the queue is shorter.")
+}

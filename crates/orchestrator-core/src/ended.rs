@@ -1,0 +1,89 @@
+//! What is remembered of jobs that ended: their rows for a while, their idempotency keys for longer.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use api_types::JobId;
+use api_types::task::TaskStatus;
+
+use crate::row::JobRow;
+use crate::settings::Settings;
+use crate::time::Time;
+
+/// A submission that bore an idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyRecord {
+    /// SHA-256 of the canonical request.
+    pub digest: String,
+    /// The job it became.
+    pub job_id: JobId,
+    /// The model it was resolved to.
+    pub model: String,
+    /// How the job ended; `None` while it lives.
+    pub ended: Option<TaskStatus>,
+}
+
+/// Ended jobs and idempotency keys, bounded in time and number.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    jobs: BTreeMap<JobId, JobRow>,
+    jobs_by_age: VecDeque<(Time, JobId)>,
+    keys: BTreeMap<String, KeyRecord>,
+    keys_by_age: VecDeque<(Time, String)>,
+}
+
+impl Memory {
+    /// Notes the key of a job that was admitted.
+    pub fn admit(&mut self, row: &JobRow) {
+        let Some(idempotency) = &row.idempotency else { return };
+        let record = KeyRecord {
+            digest: idempotency.digest.clone(),
+            job_id: row.job_id,
+            model: row.model.clone(),
+            ended: None,
+        };
+        self.keys.insert(idempotency.key.clone(), record);
+    }
+
+    /// Notes that a job ended, and forgets what is too old or too much.
+    pub fn end(&mut self, row: JobRow, settings: &Settings, now: Time) {
+        let ended_at = row.ended_at.unwrap_or(now);
+        if let Some(idempotency) = &row.idempotency {
+            if let Some(record) = self.keys.get_mut(&idempotency.key) {
+                record.ended = Some(row.status);
+            }
+            self.keys_by_age.push_back((ended_at, idempotency.key.clone()));
+        }
+        self.jobs_by_age.push_back((ended_at, row.job_id));
+        self.jobs.insert(row.job_id, row);
+        self.forget(settings, now);
+    }
+
+    fn forget(&mut self, settings: &Settings, now: Time) {
+        while let Some((ended_at, job_id)) = self.jobs_by_age.front() {
+            let too_old = now.since(*ended_at) > settings.ended_kept_ms;
+            if !too_old && self.jobs.len() <= settings.ended_capacity {
+                break;
+            }
+            self.jobs.remove(job_id);
+            self.jobs_by_age.pop_front();
+        }
+        while let Some((ended_at, key)) = self.keys_by_age.front() {
+            let too_old = now.since(*ended_at) > settings.idempotency_kept_ms;
+            if !too_old && self.keys_by_age.len() <= settings.idempotency_capacity {
+                break;
+            }
+            self.keys.remove(key);
+            self.keys_by_age.pop_front();
+        }
+    }
+
+    /// A job that ended a short while ago.
+    pub fn job(&self, job_id: JobId) -> Option<&JobRow> {
+        self.jobs.get(&job_id)
+    }
+
+    /// The submission that bore this key.
+    pub fn key(&self, key: &str) -> Option<&KeyRecord> {
+        self.keys.get(key)
+    }
+}

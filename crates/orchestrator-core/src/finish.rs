@@ -1,0 +1,145 @@
+//! How jobs leave: ended with figures, or failed; and how attempts fail.
+
+use api_types::event::RunEnd;
+use api_types::{ErrorDetail, JobId, TaskEvent};
+
+use crate::event::RunKey;
+use crate::job::Job;
+use crate::orchestrator::Orchestrator;
+use crate::retry::{Failure, Verdict, retry_or_fail};
+use crate::step::{Action, Write};
+use crate::turn::Turn;
+
+impl Orchestrator {
+    /// Ends a job with the figures of its run. `release_held`: what the relay holds back is part of
+    /// its log.
+    pub(crate) fn end_job(&mut self, job_id: JobId, end: RunEnd, release_held: bool, turn: &mut Turn) {
+        let Some(mut job) = self.take_out(job_id, turn) else { return };
+        let last_event = TaskEvent::End(end.clone());
+        job.end(end, turn.now);
+        self.close(job, last_event, release_held, turn);
+    }
+
+    /// Fails a job that no worker holds, or whose run is dealt with.
+    pub(crate) fn fail_job(&mut self, job_id: JobId, error: ErrorDetail, turn: &mut Turn) {
+        let Some(mut job) = self.take_out(job_id, turn) else { return };
+        let last_event = TaskEvent::Error {
+            code: error.code,
+            message: error.message.clone(),
+            retriable: error.retriable,
+            details: error.details.clone(),
+        };
+        let error = ErrorDetail { correlation_id: Some(job.row.correlation_id.clone()), ..error };
+        job.fail(error, turn.now);
+        self.close(job, last_event, false, turn);
+    }
+
+    fn take_out(&mut self, job_id: JobId, turn: &mut Turn) -> Option<Job> {
+        let job = self.jobs.remove(&job_id)?;
+        self.queue.remove(&job.row);
+        turn.jobs_touched.insert(job_id);
+        Some(job)
+    }
+
+    fn close(&mut self, job: Job, last_event: TaskEvent, release_held: bool, turn: &mut Turn) {
+        let job_id = job.row.job_id;
+        if job.is_durable() {
+            turn.write(Write::EndJob { row: job.row.clone(), last_event: last_event.clone() });
+        }
+        turn.act(Action::EndJob { job_id, release_held, last_event });
+        turn.tell_job(&job);
+        self.memory.end(job.row, &self.settings, turn.now);
+    }
+
+    /// Ends a job by request without waiting for its worker any longer.
+    pub(crate) fn end_cancelled(&mut self, job_id: JobId, turn: &mut Turn) {
+        let Some(job) = self.jobs.get(&job_id) else { return };
+        let end = job.cancelled_end(turn.now);
+        if let Some(run) = job.run() {
+            self.abandon_run(&run, turn);
+        }
+        self.end_job(job_id, end, false, turn);
+    }
+
+    /// Fails a job whatever its run is doing.
+    pub(crate) fn stop_and_fail(&mut self, job_id: JobId, error: ErrorDetail, turn: &mut Turn) {
+        if let Some(run) = self.jobs.get(&job_id).and_then(Job::run) {
+            self.abandon_run(&run, turn);
+        }
+        self.fail_job(job_id, error, turn);
+    }
+
+    /// Stops listening to a run and tells its worker to stop it. The slot is free once the worker
+    /// no longer lists the run as going on.
+    pub(crate) fn abandon_run(&mut self, run: &RunKey, turn: &mut Turn) {
+        turn.act(Action::DropStream(run.clone()));
+        self.stop_run(run, turn);
+        self.registry.await_stop(run);
+        turn.workers_touched.insert(run.worker_id.clone());
+    }
+
+    /// Tells the worker to stop a run.
+    pub(crate) fn stop_run(&self, run: &RunKey, turn: &mut Turn) {
+        let Some(worker) = self.registry.holder(run) else { return };
+        turn.act(Action::StopRun {
+            run: run.clone(),
+            uri: worker.row.facts.uri.clone(),
+            secret: worker.row.secret.clone(),
+        });
+    }
+
+    /// Lets the worker forget the log of a run that ended, and frees its slot.
+    pub(crate) fn settle_run(&mut self, run: &RunKey, turn: &mut Turn) {
+        if let Some(worker) = self.registry.holder(run) {
+            turn.act(Action::AckRun {
+                run: run.clone(),
+                uri: worker.row.facts.uri.clone(),
+                secret: worker.row.secret.clone(),
+            });
+        }
+        self.free_slot(run, turn);
+    }
+
+    /// Frees the slot of a run and lets the next job have it.
+    pub(crate) fn free_slot(&mut self, run: &RunKey, turn: &mut Turn) {
+        self.registry.free_slot(run);
+        if let Some(worker) = self.registry.holder(run) {
+            turn.to_place.insert(worker.row.facts.model.clone());
+            turn.workers_touched.insert(run.worker_id.clone());
+        }
+    }
+
+    /// An attempt failed and its run is dealt with: another attempt, or the end of the job.
+    pub(crate) fn fail_attempt(&mut self, job_id: JobId, failure: Failure, turn: &mut Turn) {
+        let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        if job.row.cancel_requested_at.is_some() {
+            let end = job.cancelled_end(turn.now);
+            return self.end_job(job_id, end, false, turn);
+        }
+        job.row.tries_failed = job.row.tries_failed.saturating_add(1);
+        job.row.workers_lost.extend(failure.lost.clone());
+        match retry_or_fail(&job.row, failure, &self.settings.retry, &mut self.budget, turn.now) {
+            Verdict::Fail(error) => self.fail_job(job_id, error, turn),
+            Verdict::Retry(not_before) => {
+                job.requeue(Some(not_before));
+                self.queue.rest(&job.row);
+                turn.save_job(job);
+                turn.tell_job(job);
+            }
+        }
+    }
+
+    /// A worker could not take a run and is not to blame: the job waits on as if never handed out.
+    pub(crate) fn requeue_unblamed(&mut self, job_id: JobId, turn: &mut Turn) {
+        let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        if job.row.cancel_requested_at.is_some() {
+            let end = job.cancelled_end(turn.now);
+            return self.end_job(job_id, end, false, turn);
+        }
+        job.requeue(None);
+        self.queue.push(&job.row);
+        turn.save_job(job);
+        turn.tell_job(job);
+        turn.to_place.insert(job.row.model.clone());
+    }
+}

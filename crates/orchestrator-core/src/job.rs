@@ -1,0 +1,202 @@
+//! The life of a job: its states, the moves between them, and its attempts.
+
+use api_types::event::RunEnd;
+use api_types::task::{Decision, Durability, OnDisconnect, TaskStatus};
+use api_types::{Attempt, ErrorDetail, Incarnation, StopReason, WorkerId};
+
+use crate::event::RunKey;
+use crate::row::{AttemptRow, JobRow};
+use crate::settings::Settings;
+use crate::time::Time;
+
+/// Every attempt's events start here: event 0 is `queued`, and nothing of a worker's stream reaches
+/// a reader before `running`, from which no job returns to the queue.
+pub(crate) const FIRST_EVENT_ID: u64 = 1;
+
+/// A job that has not ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    /// What is on disk.
+    pub row: JobRow,
+    /// Placements so far, oldest first.
+    pub decisions: Vec<Decision>,
+    /// Since when its last reader has been gone, where that matters.
+    pub readerless_since: Option<Time>,
+    /// Breaks of the current run's stream in short succession, and when the last one was.
+    pub breaks: Breaks,
+}
+
+/// How often the stream of the current run broke lately.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Breaks {
+    /// Breaks in short succession.
+    pub count: u32,
+    /// The last one.
+    pub last: Time,
+}
+
+impl Job {
+    /// A job as it stands on disk.
+    pub fn new(row: JobRow) -> Self {
+        Self { row, decisions: Vec::new(), readerless_since: None, breaks: Breaks::default() }
+    }
+
+    /// Whether it is written down at all.
+    pub fn is_durable(&self) -> bool {
+        self.row.durability == Durability::Durable
+    }
+
+    /// Whether it waits.
+    pub fn is_queued(&self) -> bool {
+        self.row.status == TaskStatus::Queued
+    }
+
+    /// The run that a worker holds for it, while one does.
+    pub fn run(&self) -> Option<RunKey> {
+        match self.row.status {
+            TaskStatus::Dispatched | TaskStatus::Running => self.last_run(),
+            TaskStatus::Queued | TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Cancelled => None,
+        }
+    }
+
+    /// The current or last run.
+    fn last_run(&self) -> Option<RunKey> {
+        self.row.attempt.as_ref().map(|attempt| RunKey {
+            job_id: self.row.job_id,
+            attempt: attempt.attempt,
+            worker_id: attempt.worker_id.clone(),
+            incarnation: attempt.incarnation,
+        })
+    }
+
+    /// Queued to dispatched, under the next attempt number.
+    pub fn start_attempt(&mut self, worker_id: WorkerId, incarnation: Incarnation, now: Time) {
+        self.move_to(TaskStatus::Dispatched);
+        let attempt = self.row.attempt.as_ref().map_or(Attempt::FIRST, |last| last.attempt.next());
+        self.row.attempt = Some(AttemptRow {
+            attempt,
+            worker_id,
+            incarnation,
+            dispatched_at: now,
+            first_event_id: FIRST_EVENT_ID,
+        });
+        self.row.not_before = None;
+        self.breaks = Breaks::default();
+    }
+
+    /// Dispatched to running: tokens may be passed on once this is on disk.
+    pub fn set_running(&mut self) {
+        self.move_to(TaskStatus::Running);
+    }
+
+    /// Dispatched back to queued, not to be handed out before `not_before`.
+    pub fn requeue(&mut self, not_before: Option<Time>) {
+        self.move_to(TaskStatus::Queued);
+        self.row.not_before = not_before;
+        self.breaks = Breaks::default();
+    }
+
+    /// Any living state to completed or cancelled, as the figures say.
+    pub fn end(&mut self, end: RunEnd, now: Time) {
+        let cancelled = end.stop_reason == StopReason::Cancelled;
+        self.move_to(if cancelled { TaskStatus::Cancelled } else { TaskStatus::Completed });
+        self.row.end = Some(end);
+        self.row.ended_at = Some(now);
+    }
+
+    /// Any living state to failed.
+    pub fn fail(&mut self, error: ErrorDetail, now: Time) {
+        self.move_to(TaskStatus::Failed);
+        self.row.error = Some(error);
+        self.row.ended_at = Some(now);
+    }
+
+    fn move_to(&mut self, status: TaskStatus) {
+        debug_assert!(
+            may_move(self.row.status, status),
+            "{} may not move from {:?} to {status:?}",
+            self.row.job_id,
+            self.row.status
+        );
+        self.row.status = status;
+    }
+
+    /// From submission to the current dispatch, or to `now` while none was made.
+    pub fn queue_time_ms(&self, now: Time) -> u64 {
+        let until = self.row.attempt.as_ref().map_or(now, |attempt| attempt.dispatched_at);
+        until.since(self.row.submitted_at)
+    }
+
+    /// The figures of a job that ends by request without a worker's word on it.
+    pub fn cancelled_end(&self, now: Time) -> RunEnd {
+        RunEnd {
+            tokens_in: 0,
+            tokens_out: 0,
+            queue_time_ms: self.queue_time_ms(now),
+            prefill_time_ms: 0,
+            decode_time_ms: 0,
+            stop_reason: StopReason::Cancelled,
+            seed: None,
+        }
+    }
+
+    /// Notes how many readers it has. Returns whether the row changed.
+    pub fn set_readers(&mut self, readers: u32, now: Time) -> bool {
+        if readers > 0 {
+            self.readerless_since = None;
+            return !std::mem::replace(&mut self.row.had_reader, true);
+        }
+        self.wait_for_reader(now);
+        false
+    }
+
+    /// Starts the grace of a job that ends without readers and had one.
+    pub fn wait_for_reader(&mut self, now: Time) {
+        if self.row.had_reader && self.row.on_disconnect == OnDisconnect::Cancel {
+            self.readerless_since.get_or_insert(now);
+        }
+    }
+
+    /// When the current attempt has run for as long as it may.
+    pub fn time_limit_at(&self, settings: &Settings) -> Option<Time> {
+        self.run()?;
+        self.row.attempt.as_ref().map(|attempt| attempt.dispatched_at + settings.job_time_limit_ms)
+    }
+
+    /// When a cancellation becomes final whatever the worker does.
+    pub fn cancel_final_at(&self, settings: &Settings) -> Option<Time> {
+        self.row.cancel_requested_at.map(|at| at + settings.cancel_final_ms)
+    }
+
+    /// When a job without readers is cancelled.
+    pub fn disconnect_at(&self, settings: &Settings) -> Option<Time> {
+        let cancelling = self.row.cancel_requested_at.is_some();
+        self.readerless_since.filter(|_| !cancelling).map(|at| at + settings.disconnect_grace_ms)
+    }
+
+    /// When anything about it is due next.
+    pub fn next_alarm(&self, settings: &Settings) -> Option<Time> {
+        let resting = self.row.not_before.filter(|_| self.is_queued());
+        [
+            resting,
+            self.row.deadline,
+            self.time_limit_at(settings),
+            self.cancel_final_at(settings),
+            self.disconnect_at(settings),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+/// The legal moves. A terminal state never changes.
+pub const fn may_move(from: TaskStatus, to: TaskStatus) -> bool {
+    use TaskStatus::{Cancelled, Completed, Dispatched, Failed, Queued, Running};
+    match from {
+        Queued => matches!(to, Dispatched | Failed | Cancelled),
+        Dispatched => matches!(to, Queued | Running | Completed | Failed | Cancelled),
+        Running => matches!(to, Completed | Failed | Cancelled),
+        Completed | Failed | Cancelled => false,
+    }
+}
