@@ -1,1 +1,209 @@
-fn main() {}
+//! `rbees-orcd`: flags, logs, signals, exit codes.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use rbees_orcd::config::{Config, Layers, Problem};
+use rbees_orcd::http::openapi;
+use rbees_orcd::server::{Server, StartError};
+use tracing_subscriber::EnvFilter;
+
+/// Something failed.
+const FAILED: u8 = 1;
+/// Another orchestrator uses the state root.
+const IN_USE: u8 = 73;
+/// The database failed; a restart may help.
+const TRY_AGAIN: u8 = 75;
+/// The configuration cannot be used.
+const BAD_CONFIG: u8 = 78;
+
+/// The orchestrator of rbees: one address, one queue, one scheduler that explains itself.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// Configuration file; read after /etc/rbees and the user's own.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port to listen on [default: 127.0.0.1:8080]; port 0 takes a free one.
+    #[arg(long, global = true, value_name = "ADDR:PORT")]
+    bind: Option<String>,
+    /// State root [default: $RBEES_HOME, else $XDG_DATA_HOME/rbees].
+    #[arg(long, global = true, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Where the bound address is written once it is listened on.
+    #[arg(long, hide = true, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Looks at the configuration without starting.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Prints the OpenAPI document.
+    Openapi,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Says everything that is wrong with it.
+    Check,
+    /// Shows every key with its value.
+    Show {
+        /// Also where each value comes from.
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let layers = layers(&cli);
+    match &cli.command {
+        Some(Command::Openapi) => print_openapi(),
+        Some(Command::Config(ConfigCommand::Check)) => match Config::from_layers(&layers) {
+            Ok(_) => say("the configuration is fine\n"),
+            Err(problems) => refuse_config(&problems),
+        },
+        Some(Command::Config(ConfigCommand::Show { origin })) => show_config(&layers, *origin),
+        None => match Config::from_layers(&layers) {
+            Ok(config) => serve(config, cli.ready_file.as_deref()),
+            Err(problems) => refuse_config(&problems),
+        },
+    }
+}
+
+fn layers(cli: &Cli) -> Layers {
+    let mut layers = Layers::read(cli.config.as_deref(), |name| std::env::var(name).ok());
+    if let Some(bind) = &cli.bind {
+        layers.set_flag("bind", bind);
+    }
+    if let Some(home) = &cli.home {
+        layers.set_flag("home", &home.to_string_lossy());
+    }
+    layers
+}
+
+fn serve(config: Config, ready_file: Option<&Path>) -> ExitCode {
+    start_logging();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(FAILED, &format!("the runtime could not be started: {error}")),
+    };
+    runtime.block_on(async {
+        let server = match Server::start(config).await {
+            Ok(server) => server,
+            Err(error) => return fail(exit_code(&error), &error.to_string()),
+        };
+        if let Err(error) = announce(server.address, ready_file) {
+            return fail(FAILED, &format!("the ready file could not be written: {error}"));
+        }
+        run(server).await
+    })
+}
+
+/// Serves until a signal or until the database fails.
+async fn run(mut server: Server) -> ExitCode {
+    let stopped = tokio::select! {
+        signal = signalled() => {
+            tracing::info!(code = "STOPPING", signal, "stopping; jobs that run go on in their workers");
+            server.stop().await
+        }
+        ended = server.driver_failed() => ended,
+    };
+    match stopped {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(code = "STORAGE_FAILED", %error, "the database failed; nothing was done that is not on disk");
+            ExitCode::from(TRY_AGAIN)
+        }
+    }
+}
+
+async fn signalled() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::warn!(code = "NO_SIGNALS", "signals cannot be listened for; only SIGKILL ends this process");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// Tells people and programs where we listen.
+fn announce(address: SocketAddr, ready_file: Option<&Path>) -> std::io::Result<()> {
+    let _ = writeln!(std::io::stdout(), "listening on http://{address}");
+    let _ = std::io::stdout().flush();
+    tracing::info!(code = "READY", %address, version = env!("CARGO_PKG_VERSION"), "rbees-orcd is ready");
+    if let Some(path) = ready_file {
+        let draft = path.with_extension("tmp");
+        std::fs::write(&draft, format!("http://{address}\n"))?;
+        std::fs::rename(draft, path)?;
+    }
+    Ok(())
+}
+
+/// Pretty on a terminal, JSON elsewhere; always to standard error.
+fn start_logging() {
+    let filter = EnvFilter::try_from_env("RBEES_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        builder.init();
+    } else {
+        builder.json().flatten_event(true).init();
+    }
+}
+
+fn show_config(layers: &Layers, origin: bool) -> ExitCode {
+    let mut text = String::new();
+    for (key, set) in layers.all() {
+        text += &format!("# {}\n{} = {:?}\n", key.help, key.name, set.text);
+        if origin {
+            text += &format!("#   from {}\n", set.origin);
+        }
+    }
+    say(&text)
+}
+
+fn print_openapi() -> ExitCode {
+    match openapi::text() {
+        Ok(text) => say(&text),
+        Err(error) => fail(FAILED, &format!("the document could not be written: {error}")),
+    }
+}
+
+fn refuse_config(problems: &[Problem]) -> ExitCode {
+    for problem in problems {
+        let _ = writeln!(std::io::stderr(), "rbees-orcd: {problem}");
+    }
+    ExitCode::from(BAD_CONFIG)
+}
+
+fn exit_code(error: &StartError) -> u8 {
+    match error {
+        StartError::InUse { .. } => IN_USE,
+        StartError::Store(_) => TRY_AGAIN,
+        StartError::Home { .. } | StartError::Bind { .. } | StartError::Thread(_) => FAILED,
+    }
+}
+
+fn say(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILED),
+    }
+}
+
+fn fail(code: u8, message: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "rbees-orcd: {message}");
+    ExitCode::from(code)
+}

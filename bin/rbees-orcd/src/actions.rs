@@ -1,0 +1,86 @@
+//! What is done once a decision is on disk. One file per kind of action; none of them waits.
+
+mod streams;
+mod workers;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api_types::{JobId, WorkerId};
+use clients::WorkerHttp;
+use orchestrator_core::{Run, RunKey};
+use tokio::runtime;
+use tokio::task::AbortHandle;
+
+use crate::driver::Handle;
+use crate::metrics::Metrics;
+use crate::relay::StallLimits;
+use crate::subscribers::Subscribers;
+
+/// Everything that actions need.
+#[derive(Debug, Clone)]
+pub struct Actions {
+    /// Where tasks are started.
+    pub runtime: runtime::Handle,
+    /// The way back to the driver.
+    pub handle: Handle,
+    /// The logs of jobs.
+    pub subscribers: Subscribers,
+    /// Connections to workers.
+    pub workers: WorkerHttp,
+    /// How long a worker may be silent.
+    pub limits: StallLimits,
+    /// What is counted.
+    pub metrics: Metrics,
+    relays: Arc<Mutex<HashMap<JobId, (RunKey, AbortHandle)>>>,
+}
+
+impl Actions {
+    /// Actions without a running relay.
+    pub fn new(
+        runtime: runtime::Handle,
+        handle: Handle,
+        subscribers: Subscribers,
+        limits: StallLimits,
+        metrics: Metrics,
+    ) -> Self {
+        let workers = WorkerHttp::default();
+        Self { runtime, handle, subscribers, workers, limits, metrics, relays: Arc::default() }
+    }
+
+    /// Shows an event of the orchestrator's own.
+    pub fn publish(&self, job_id: JobId) {
+        if let Some(log) = self.subscribers.log(job_id) {
+            log.reveal();
+        }
+    }
+
+    /// Shows the last event and forgets the log, or keeps it a while when it is nowhere else.
+    pub fn end_job(&self, job_id: JobId, keep: bool) {
+        if let Some((_, relay)) = self.lock_relays().remove(&job_id) {
+            relay.abort();
+        }
+        if let Some(log) = self.subscribers.log(job_id) {
+            log.end();
+        }
+        self.subscribers.remove(job_id, keep);
+    }
+
+    /// Stops every relay; the runs go on in their workers.
+    pub fn stop_relays(&self) {
+        for (_, (_, relay)) in self.lock_relays().drain() {
+            relay.abort();
+        }
+    }
+
+    /// The runs that we believe a worker holds.
+    pub fn runs_of(&self, worker_id: &WorkerId) -> Vec<Run> {
+        let relays = self.lock_relays();
+        let runs = relays.values().map(|(run, _)| run).filter(|run| run.worker_id == *worker_id);
+        runs.map(|run| Run { job_id: run.job_id, attempt: run.attempt, ended: false }).collect()
+    }
+
+    fn lock_relays(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, (RunKey, AbortHandle)>> {
+        self.relays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,140 @@
+//! Opening, resuming, passing and dropping the streams of runs.
+
+use std::time::Duration;
+
+use api_types::worker::{CancelRequest, ExecuteRequest};
+use api_types::{ErrorCode, ErrorDetail};
+use clients::WorkerClient;
+use orchestrator_core::view::JobStanding;
+use orchestrator_core::{Event, OpenStream, RunKey};
+
+use super::Actions;
+use crate::relay::{Relay, Source};
+
+/// How often a worker is told to stop a run or to forget its log before we give up; it drops
+/// both by itself later, and its heartbeat is answered with the same.
+const TELL_TRIES: u32 = 3;
+
+impl Actions {
+    /// Calls `/execute` and relays what comes, held back until the run is committed as running.
+    pub fn open_stream(
+        &self,
+        open: OpenStream,
+        request: Option<ExecuteRequest>,
+        standing: Option<&JobStanding>,
+    ) {
+        let (Some(mut request), Some(standing)) = (request, standing) else {
+            let error =
+                ErrorDetail::new(ErrorCode::StorageFailed, "the request of this job is not in the database");
+            self.handle.report(Event::StreamFailed { run: open.run, error });
+            return;
+        };
+        request.job_id = open.run.job_id.to_string();
+        request.attempt = Some(open.run.attempt);
+        request.incarnation = Some(open.run.incarnation);
+        request.first_event_id = Some(open.first_event_id);
+        request.model = Some(standing.row.model.clone());
+        request.time_limit_ms = Some(open.time_limit_ms);
+        let worker =
+            self.workers.at(&open.uri, open.secret.as_deref()).with_correlation(&standing.row.correlation_id);
+        self.start_relay(open.run, worker, false, Duration::ZERO, |_| Source::Execute(Box::new(request)));
+    }
+
+    /// Takes a run up again from the worker's own log.
+    pub fn resume_stream(
+        &self,
+        run: RunKey,
+        uri: &str,
+        secret: Option<&str>,
+        delay_ms: u64,
+        passed: bool,
+        standing: Option<&JobStanding>,
+    ) {
+        let attempt = standing.and_then(|standing| standing.row.attempt.as_ref());
+        let Some(first) = attempt.map(|attempt| attempt.first_event_id) else { return };
+        let (job, attempt) = (run.job_id.to_string(), run.attempt);
+        let worker = self.workers.at(uri, secret);
+        self.start_relay(run, worker, passed, Duration::from_millis(delay_ms), |next| Source::Resume {
+            job,
+            attempt,
+            from: next.saturating_sub(first),
+        });
+    }
+
+    /// The run is committed as running: readers may see it.
+    pub fn pass_stream(&self, run: &RunKey) {
+        if let Some(log) = self.subscribers.log(run.job_id) {
+            log.pass();
+        }
+    }
+
+    /// Stops relaying a run. What it held back was dropped with the commit.
+    pub fn drop_stream(&self, run: &RunKey) {
+        let mut relays = self.lock_relays();
+        if relays.get(&run.job_id).is_some_and(|(relayed, _)| relayed == run)
+            && let Some((_, relay)) = relays.remove(&run.job_id)
+        {
+            relay.abort();
+        }
+    }
+
+    /// Tells a worker to stop a run; its `end` still comes through the relay.
+    pub fn stop_run(&self, run: RunKey, uri: &str, secret: Option<&str>) {
+        let worker = self.workers.at(uri, secret);
+        self.runtime.spawn(async move {
+            let request = CancelRequest { job_id: run.job_id.to_string(), attempt: Some(run.attempt) };
+            tell("cancel", &run, || worker.cancel(&request)).await;
+        });
+    }
+
+    /// Tells a worker that the log of a run is no longer needed.
+    pub fn ack_run(&self, run: RunKey, uri: &str, secret: Option<&str>) {
+        let worker = self.workers.at(uri, secret);
+        self.runtime.spawn(async move {
+            let job = run.job_id.to_string();
+            tell("acknowledge", &run, || worker.acknowledge(&job, run.attempt)).await;
+        });
+    }
+
+    fn start_relay(
+        &self,
+        run: RunKey,
+        worker: WorkerClient,
+        passed: bool,
+        delay: Duration,
+        source: impl FnOnce(u64) -> Source,
+    ) {
+        let job_id = run.job_id;
+        let Some(log) = self.subscribers.log(job_id) else { return };
+        let (writer, next) = log.begin_run(passed);
+        let source = source(next);
+        let relay =
+            Relay { run: run.clone(), log, writer, limits: self.limits, metrics: self.metrics.clone() };
+        let handle = self.handle.clone();
+        let task = self.runtime.spawn(async move {
+            tokio::time::sleep(delay).await;
+            relay.run(worker, source, |event| handle.report(event)).await;
+        });
+        if let Some((_, before)) = self.lock_relays().insert(job_id, (run, task.abort_handle())) {
+            before.abort();
+        }
+    }
+}
+
+/// Tells a worker something that it may hear twice; a worker that does not know the run is fine.
+async fn tell<F>(what: &'static str, run: &RunKey, call: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), clients::ClientError>>,
+{
+    for pause in (0..TELL_TRIES).map(|tried| Duration::from_millis(200 << tried)) {
+        match call().await {
+            Ok(()) | Err(clients::ClientError::Answered { .. } | clients::ClientError::Refused { .. }) => {
+                return;
+            }
+            Err(error) => {
+                tracing::debug!(code = "WORKER_NOT_TOLD", what, job_id = %run.job_id, %error, "trying again");
+            }
+        }
+        tokio::time::sleep(pause).await;
+    }
+}

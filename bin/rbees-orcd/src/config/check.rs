@@ -1,0 +1,125 @@
+//! From texts to a configuration: the checks that need more than one value or the file system.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use orchestrator_core::Settings;
+
+use super::layers::{Layers, Origin, Problem};
+use super::{Config, Limits, Token, full_policy};
+use crate::relay::StallLimits;
+
+/// Shortest token that is worth the name.
+const MIN_TOKEN: usize = 16;
+
+/// Everything that can be had; what is wrong goes to `problems`.
+pub(super) fn assemble(layers: &Layers, problems: &mut Vec<Problem>) -> Option<Config> {
+    let bind = bind(layers, problems);
+    let home = home(layers, problems);
+    let token = token(layers, problems);
+    if let Some(bind) = bind {
+        exposure(layers, bind, token.is_some(), problems);
+    }
+    Some(Config {
+        bind: bind?,
+        home: home?,
+        allowed_hosts: list(layers, "allowed_hosts"),
+        token,
+        url: Some(layers.get("url").text).filter(|url| !url.is_empty()),
+        limits: Limits {
+            body_bytes: usize::try_from(number(layers, "body_limit_bytes")).unwrap_or(usize::MAX),
+            connections: usize::try_from(number(layers, "max_connections")).unwrap_or(usize::MAX),
+            header_time: milliseconds(layers, "header_timeout_ms"),
+            body_time: milliseconds(layers, "body_timeout_ms"),
+        },
+        settings: Settings {
+            queue_capacity: layers.get("queue_capacity").text.parse().ok(),
+            full_policy: full_policy(&layers.get("full_policy").text),
+            job_time_limit_ms: number(layers, "job_time_limit_ms"),
+            ..Settings::default()
+        },
+        stalls: StallLimits {
+            first_token: milliseconds(layers, "first_token_timeout_ms"),
+            between_events: milliseconds(layers, "stall_timeout_ms"),
+        },
+        retention: Duration::from_secs(number(layers, "retention_hours") * 3_600),
+        pool_interval: milliseconds(layers, "pool_interval_ms"),
+    })
+}
+
+fn bind(layers: &Layers, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
+    let set = layers.get("bind");
+    let found = set.text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    if found.is_none() {
+        let message = format!("bind is {:?}; allowed is ADDRESS:PORT, for example 127.0.0.1:8080", set.text);
+        problems.push(Problem { origin: set.origin, message });
+    }
+    found
+}
+
+fn home(layers: &Layers, problems: &mut Vec<Problem>) -> Option<PathBuf> {
+    let set = layers.get("home");
+    if !set.text.is_empty() {
+        return Some(PathBuf::from(set.text));
+    }
+    let data = etcetera::choose_base_strategy().map(|strategy| etcetera::BaseStrategy::data_dir(&strategy));
+    match data {
+        Ok(data) => Some(data.join("rbees")),
+        Err(_) => {
+            let message = "there is no home directory; give --home DIR or set RBEES_HOME".to_owned();
+            problems.push(Problem { origin: set.origin, message });
+            None
+        }
+    }
+}
+
+fn token(layers: &Layers, problems: &mut Vec<Problem>) -> Option<Token> {
+    let set = layers.get("token_file");
+    if set.text.is_empty() {
+        return None;
+    }
+    let message = match std::fs::read_to_string(&set.text) {
+        Ok(text) if text.trim().len() >= MIN_TOKEN => return Some(Token(text.trim().to_owned())),
+        Ok(_) => format!("token_file {} holds no token of at least {MIN_TOKEN} characters", set.text),
+        Err(error) => format!("token_file {} cannot be read: {error}", set.text),
+    };
+    problems.push(Problem { origin: set.origin, message });
+    None
+}
+
+/// Other machines may only reach us with a credential, and never over an open line by accident.
+fn exposure(layers: &Layers, bind: SocketAddr, has_token: bool, problems: &mut Vec<Problem>) {
+    if bind.ip().is_loopback() {
+        return;
+    }
+    let origin: Origin = layers.get("bind").origin;
+    if !has_token {
+        let message = format!(
+            "bind {bind} can be reached from other machines and no credential is set; \
+             set token_file, or bind to 127.0.0.1"
+        );
+        problems.push(Problem { origin: origin.clone(), message });
+    }
+    if layers.get("tls").text != "terminated-by-proxy" {
+        let message = format!(
+            "bind {bind} can be reached from other machines without TLS; put a proxy with TLS in front and \
+             set tls = \"terminated-by-proxy\", or bind to 127.0.0.1"
+        );
+        problems.push(Problem { origin, message });
+    }
+}
+
+fn list(layers: &Layers, name: &str) -> Vec<String> {
+    let text = layers.get(name).text;
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// A number that the layers have checked; 0 never gets here.
+fn number(layers: &Layers, name: &str) -> u64 {
+    layers.get(name).text.parse().unwrap_or(0)
+}
+
+fn milliseconds(layers: &Layers, name: &str) -> Duration {
+    Duration::from_millis(number(layers, name))
+}

@@ -1,0 +1,102 @@
+//! Every key of the configuration: its name, what it may hold, its default.
+
+/// What a key may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Text; empty means not set.
+    Text,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// A whole number in this range.
+    Number(i64, i64),
+    /// A list of texts; on the command line and in the environment separated by commas.
+    List,
+}
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Its name in the file; in the environment `RBEES_` and upper case.
+    pub name: &'static str,
+    /// What it may hold.
+    pub kind: Kind,
+    /// What it is when nobody sets it, as it would stand in the environment.
+    pub default: &'static str,
+    /// One line for people.
+    pub help: &'static str,
+}
+
+const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key { name, kind, default, help }
+}
+
+/// All of them.
+pub const KEYS: &[Key] = &[
+    key("bind", Kind::Text, "127.0.0.1:8080", "address and port to listen on; port 0 takes a free one"),
+    key("home", Kind::Text, "", "the state root; $RBEES_HOME, else $XDG_DATA_HOME/rbees"),
+    key(
+        "allowed_hosts",
+        Kind::List,
+        "",
+        "names that the Host header may hold beside loopback and the bound address",
+    ),
+    key("token_file", Kind::Text, "", "file with the bearer token that every route but health asks for"),
+    key(
+        "tls",
+        Kind::OneOf(&["off", "terminated-by-proxy"]),
+        "off",
+        "who does TLS on a bind that is not loopback",
+    ),
+    key("url", Kind::Text, "", "the URL at which workers reach this orchestrator; from bind when empty"),
+    key("body_limit_bytes", Kind::Number(1_024, 1 << 32), "8388608", "largest request body"),
+    key("max_connections", Kind::Number(1, 1_000_000), "4096", "connections at once"),
+    key("header_timeout_ms", Kind::Number(1, 600_000), "10000", "until a request's headers are there"),
+    key("body_timeout_ms", Kind::Number(1, 600_000), "30000", "until a request's body is there"),
+    key("queue_capacity", Kind::Number(-1, 10_000_000), "1000", "jobs that may wait; -1 is without bound"),
+    key("full_policy", Kind::OneOf(&["reject", "drop-oldest-batch"]), "reject", "what a full queue does"),
+    key("job_time_limit_ms", Kind::Number(1_000, 1_800_000), "300000", "how long one attempt may run"),
+    key(
+        "first_token_timeout_ms",
+        Kind::Number(100, 1_800_000),
+        "120000",
+        "a worker's silence before the first token",
+    ),
+    key("stall_timeout_ms", Kind::Number(100, 1_800_000), "60000", "a worker's silence between two events"),
+    key("retention_hours", Kind::Number(1, 87_600), "168", "how long ended jobs are kept"),
+    key(
+        "pool_interval_ms",
+        Kind::Number(100, 3_600_000),
+        "30000",
+        "how often pools are asked for their state",
+    ),
+];
+
+/// The key of this name.
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The known name that is most like `name`, when one is close.
+pub fn nearest(name: &str) -> Option<&'static str> {
+    KEYS.iter().map(|key| (distance(key.name, name), key.name)).min().filter(|(d, _)| *d <= 3).map(|(_, n)| n)
+}
+
+/// Letters to insert, delete or replace to get from one text to the other.
+pub fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (b, above) in to.iter().zip(row.iter_mut().skip(1)) {
+            let best = (*above + 1).min(left + 1).min(diagonal + usize::from(a != *b));
+            diagonal = *above;
+            *above = best;
+            left = best;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}

@@ -1,0 +1,358 @@
+//! How everybody else speaks to the driver; hides its mailbox.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
+use api_types::worker::{ExecuteRequest, FailedCall, HeartbeatCall, ReadyCall, RunRef, WorkerHealth};
+use api_types::{CorrelationId, ErrorCode, ErrorDetail, Incarnation, JobId, PoolId, WorkerId};
+use orchestrator_core::{
+    Answer, Event, Idempotency, Notice, Orchestrator, PoolModel, PoolRow, RequestId, Run, Submission, Time,
+};
+use tokio::sync::{broadcast, oneshot};
+
+use crate::ids::next_job_id;
+
+/// Callers that may wait for the driver at once; more are answered `TOO_MANY_REQUESTS`.
+const MAX_WAITING: usize = 8_192;
+/// Operator news that a slow listener may lag behind before it loses some.
+const NOTICES: usize = 1_024;
+
+/// A task that has passed every check which needs no state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckedTask {
+    /// The model asked for.
+    pub model: Option<String>,
+    /// What to run; the ids are filled in at dispatch.
+    pub request: ExecuteRequest,
+    /// Bytes of prompt or messages.
+    pub prompt_bytes: u64,
+    /// Its class.
+    pub priority: Priority,
+    /// Milliseconds from submission after which the answer is worthless.
+    pub deadline_ms: Option<u64>,
+    /// What happens when its last reader leaves.
+    pub on_disconnect: OnDisconnect,
+    /// What happens when its worker is lost.
+    pub retry: RetryMode,
+    /// Where it may run.
+    pub placement: Placement,
+    /// Whether it is written down.
+    pub durability: Durability,
+    /// The client's key and the digest of its request.
+    pub idempotency: Option<Idempotency>,
+    /// Ties it to log lines.
+    pub correlation_id: CorrelationId,
+}
+
+/// A job that was taken in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// The job.
+    pub job_id: JobId,
+    /// Where it stands.
+    pub status: TaskStatus,
+    /// Jobs that go before it.
+    pub queue_position: u64,
+    /// Whether an earlier submission with the same key is meant.
+    pub replayed: bool,
+    /// The model it was resolved to.
+    pub model: String,
+}
+
+/// Who waits for an answer of the brain.
+pub(super) type Waiting = Option<(RequestId, oneshot::Sender<Answer>)>;
+/// A question that is asked on the driver's thread.
+pub(super) type Question = Box<dyn FnOnce(&Orchestrator, Time) + Send>;
+
+/// What lies in the driver's mailbox.
+pub(super) enum Message {
+    /// Something happened.
+    Event(Box<Event>, Waiting),
+    /// A client hands in a task.
+    Submit(Box<Submission>, Box<ExecuteRequest>, Waiting),
+    /// Somebody wants to look, after what came before is on disk.
+    Read(Question),
+    /// A worker answered a probe.
+    Probed(WorkerId, Incarnation, Box<WorkerHealth>),
+    /// Old jobs may be deleted.
+    Prune,
+    /// End, after what came before.
+    Stop,
+}
+
+/// Speaks to the driver. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    inbox: mpsc::Sender<Message>,
+    waiting: Arc<AtomicUsize>,
+    next_request: Arc<AtomicU64>,
+    notices: broadcast::Sender<Notice>,
+}
+
+/// Counts a caller for as long as it waits.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Handle {
+    /// A handle, and the mailbox to give to the driver.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Message>) {
+        let (inbox, mailbox) = mpsc::channel();
+        let handle = Self {
+            inbox,
+            waiting: Arc::default(),
+            next_request: Arc::new(AtomicU64::new(1)),
+            notices: broadcast::Sender::new(NOTICES),
+        };
+        (handle, mailbox)
+    }
+
+    /// Hands in a task. When this returns, the job is on disk (unless it is not to be).
+    ///
+    /// # Errors
+    /// What the brain refuses it for, or that the driver is overloaded or stopped.
+    pub async fn submit(&self, task: CheckedTask) -> Result<Accepted, ErrorDetail> {
+        let job_id = next_job_id();
+        let answer = self
+            .ask(|request, reply| {
+                let submission = submission(request, job_id, &task);
+                Message::Submit(Box::new(submission), Box::new(task.request), Some((request, reply)))
+            })
+            .await?;
+        match answer {
+            Answer::Accepted { job_id, status, queue_position, replayed, model } => {
+                Ok(Accepted { job_id, status, queue_position, replayed, model })
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Asks for a job's end. Gives where it stands, and whether it had ended before.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn cancel(&self, job_id: JobId) -> Result<(TaskStatus, bool), ErrorDetail> {
+        match self.event(|request| Event::Cancel { request: Some(request), job_id }).await? {
+            Answer::Cancelled { status, already_ended } => Ok((status, already_ended)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Asks for a job's end; nobody waits for the answer.
+    pub fn cancel_unheard(&self, job_id: JobId) {
+        self.report(Event::Cancel { request: None, job_id });
+    }
+
+    /// A worker introduces itself. Gives its number and the runs it is to drop.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn worker_ready(&self, call: ReadyCall) -> Result<(Incarnation, Vec<RunRef>), ErrorDetail> {
+        let answer = self
+            .event(|request| Event::WorkerReady {
+                request,
+                facts: Box::new(call.facts),
+                status: call.status,
+                runs: our_runs(&call.runs),
+                secret: call.secret,
+            })
+            .await?;
+        match answer {
+            Answer::Registered { incarnation, drop_runs } => Ok((incarnation, run_refs(&drop_runs))),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// A worker shows that it lives. Gives the runs it is to drop, and whether it is to drain.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn worker_heartbeat(
+        &self,
+        worker_id: WorkerId,
+        call: HeartbeatCall,
+    ) -> Result<(Vec<RunRef>, bool), ErrorDetail> {
+        let answer = self
+            .event(|request| Event::WorkerHeartbeat {
+                request,
+                worker_id,
+                incarnation: call.incarnation,
+                instance: call.instance,
+                status: call.status,
+                runs: our_runs(&call.runs),
+                free_memory_bytes: call.free_memory_bytes,
+            })
+            .await?;
+        match answer {
+            Answer::Heartbeat { drop_runs, drain } => Ok((run_refs(&drop_runs), drain)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// A worker cannot go on.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn worker_failed(&self, worker_id: WorkerId, call: FailedCall) -> Result<(), ErrorDetail> {
+        let FailedCall { instance, error } = call;
+        self.done(|request| Event::WorkerFailed { request: Some(request), worker_id, instance, error }).await
+    }
+
+    /// A worker is to finish its jobs and end.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn drain_worker(&self, worker_id: WorkerId) -> Result<(), ErrorDetail> {
+        self.done(|request| Event::DrainWorker { request, worker_id }).await
+    }
+
+    /// Keeps a pool, new or changed.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn put_pool(&self, pool: PoolRow) -> Result<(), ErrorDetail> {
+        self.done(|request| Event::PutPool { request, pool }).await
+    }
+
+    /// Forgets a pool.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn remove_pool(&self, pool_id: PoolId) -> Result<(), ErrorDetail> {
+        self.done(|request| Event::RemovePool { request, pool_id }).await
+    }
+
+    /// A pool told what models it has.
+    pub fn pool_models(&self, pool_id: PoolId, models: Vec<PoolModel>) {
+        self.report(Event::PoolModels { pool_id, models });
+    }
+
+    /// Looks at the brain's state as of the last commit.
+    ///
+    /// # Errors
+    /// When the driver is overloaded or stopped.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Orchestrator, Time) -> T + Send + 'static,
+    ) -> Result<T, ErrorDetail> {
+        let _place = self.take_place()?;
+        let (reply, answer) = oneshot::channel();
+        let asked = Message::Read(Box::new(move |brain, now| {
+            let _ = reply.send(question(brain, now));
+        }));
+        self.inbox.send(asked).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())
+    }
+
+    /// Tells of something that nobody waits for; never refused, because it already happened.
+    pub fn report(&self, event: Event) {
+        let _ = self.inbox.send(Message::Event(Box::new(event), None));
+    }
+
+    /// What an operator watches, from now on.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.notices.subscribe()
+    }
+
+    /// Passes news on to whoever watches.
+    pub(super) fn notify(&self, notice: Notice) {
+        let _ = self.notices.send(notice);
+    }
+
+    /// A worker answered a probe.
+    pub(crate) fn probed(&self, worker_id: WorkerId, incarnation: Incarnation, health: WorkerHealth) {
+        let _ = self.inbox.send(Message::Probed(worker_id, incarnation, Box::new(health)));
+    }
+
+    /// Old jobs may be deleted.
+    pub fn prune(&self) {
+        let _ = self.inbox.send(Message::Prune);
+    }
+
+    /// Ends the driver, after what was said before.
+    pub fn stop(&self) {
+        let _ = self.inbox.send(Message::Stop);
+    }
+
+    async fn done(&self, event: impl FnOnce(RequestId) -> Event) -> Result<(), ErrorDetail> {
+        match self.event(event).await? {
+            Answer::Done => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn event(&self, event: impl FnOnce(RequestId) -> Event) -> Result<Answer, ErrorDetail> {
+        self.ask(|request, reply| Message::Event(Box::new(event(request)), Some((request, reply)))).await
+    }
+
+    async fn ask(
+        &self,
+        message: impl FnOnce(RequestId, oneshot::Sender<Answer>) -> Message,
+    ) -> Result<Answer, ErrorDetail> {
+        let _place = self.take_place()?;
+        let request = RequestId(self.next_request.fetch_add(1, Ordering::Relaxed));
+        let (reply, answer) = oneshot::channel();
+        self.inbox.send(message(request, reply)).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())
+    }
+
+    fn take_place(&self) -> Result<Place, ErrorDetail> {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let place = Place(Arc::clone(&self.waiting));
+        if before >= MAX_WAITING {
+            let message = format!("{before} requests wait for the orchestrator; at most {MAX_WAITING} may");
+            return Err(ErrorDetail::new(ErrorCode::NoCapacity, message).with_retry_after_ms(1_000));
+        }
+        Ok(place)
+    }
+}
+
+fn submission(request: RequestId, job_id: JobId, task: &CheckedTask) -> Submission {
+    Submission {
+        request,
+        job_id,
+        model: task.model.clone(),
+        chat: task.request.messages.is_some(),
+        prompt_bytes: task.prompt_bytes,
+        priority: task.priority,
+        deadline_ms: task.deadline_ms,
+        on_disconnect: task.on_disconnect,
+        retry: task.retry,
+        placement: task.placement.clone(),
+        durability: task.durability,
+        idempotency: task.idempotency.clone(),
+        correlation_id: task.correlation_id.clone(),
+    }
+}
+
+/// The runs of a worker that are jobs of ours; a person with curl may have started others.
+fn our_runs(runs: &[RunRef]) -> Vec<Run> {
+    let ours =
+        |run: &RunRef| Some(Run { job_id: run.job_id.parse().ok()?, attempt: run.attempt, ended: run.ended });
+    runs.iter().filter_map(ours).collect()
+}
+
+fn run_refs(runs: &[Run]) -> Vec<RunRef> {
+    runs.iter()
+        .map(|run| RunRef { job_id: run.job_id.to_string(), attempt: run.attempt, ended: run.ended })
+        .collect()
+}
+
+fn unexpected(answer: Answer) -> ErrorDetail {
+    match answer {
+        Answer::Refused(error) => error,
+        _ => ErrorDetail::new(ErrorCode::Internal, "the orchestrator gave an answer to another question"),
+    }
+}
+
+fn stopped() -> ErrorDetail {
+    ErrorDetail::new(ErrorCode::ShuttingDown, "the orchestrator is stopping")
+        .with_hint("try again in a few seconds; jobs that were accepted are kept")
+        .with_retry_after_ms(2_000)
+}

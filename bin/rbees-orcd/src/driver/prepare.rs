@@ -1,0 +1,81 @@
+//! From what the brain asked for to what is written: adds the texts that the brain never sees.
+//!
+//! Logs are brought to the state that the commit will make true, where no reader can see it yet;
+//! the actions then only show it.
+
+use std::collections::HashMap;
+
+use api_types::JobId;
+use api_types::worker::ExecuteRequest;
+use orchestrator_core::{Action, Step, Write};
+
+use crate::store::{Change, KeptStream};
+use crate::subscribers::Subscribers;
+
+/// The changes of one step. `request` belongs to the job that the step takes in, if it does.
+pub fn changes(subscribers: &Subscribers, step: &Step, request: Option<&ExecuteRequest>) -> Vec<Change> {
+    let mut texts = Texts::default();
+    for action in &step.actions {
+        texts.stage(subscribers, action);
+    }
+    let mut changes: Vec<Change> =
+        step.writes.iter().map(|write| texts.complete(write.clone(), request)).collect();
+    changes.extend(texts.published.into_iter().map(|(job_id, frames)| Change::Publish { job_id, frames }));
+    changes
+}
+
+/// Frames and logs of the jobs of one step.
+#[derive(Default)]
+struct Texts {
+    published: HashMap<JobId, Vec<u8>>,
+    sealed: HashMap<JobId, KeptStream>,
+}
+
+impl Texts {
+    fn stage(&mut self, subscribers: &Subscribers, action: &Action) {
+        match action {
+            Action::Publish { job_id, event } => {
+                let log = subscribers.log(*job_id).unwrap_or_else(|| subscribers.create(*job_id, &[], true));
+                self.published.entry(*job_id).or_default().extend(log.stage(event));
+            }
+            Action::PassStream(run) => {
+                if let Some(log) = subscribers.log(run.job_id) {
+                    log.keep_held();
+                }
+            }
+            Action::DropStream(run) => {
+                if let Some(log) = subscribers.log(run.job_id) {
+                    log.drop_run();
+                }
+            }
+            Action::EndJob { job_id, release_held, last_event } => {
+                let log = subscribers.log(*job_id).unwrap_or_else(|| subscribers.create(*job_id, &[], false));
+                self.sealed.insert(*job_id, log.seal(*release_held, last_event));
+            }
+            _ => {}
+        }
+    }
+
+    fn complete(&mut self, write: Write, request: Option<&ExecuteRequest>) -> Change {
+        match write {
+            Write::InsertJob(row) => {
+                let published = self.published.remove(&row.job_id).unwrap_or_default();
+                let request =
+                    request.and_then(|request| serde_json::to_vec(request).ok()).unwrap_or_default();
+                Change::InsertJob { row, request, published }
+            }
+            Write::UpdateJob(row) => Change::UpdateJob(row),
+            Write::EndJob { row, .. } => {
+                let stream = self.sealed.remove(&row.job_id).unwrap_or_default();
+                Change::EndJob { row, stream }
+            }
+            Write::PutDecision { job_id, attempt, decision } => {
+                Change::PutDecision { job_id, attempt, decision }
+            }
+            Write::PutWorker(row) => Change::PutWorker(row),
+            Write::DeleteWorker(worker_id) => Change::DeleteWorker(worker_id),
+            Write::PutPool(row) => Change::PutPool(row),
+            Write::DeletePool(pool_id) => Change::DeletePool(pool_id),
+        }
+    }
+}

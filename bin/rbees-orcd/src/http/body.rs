@@ -1,0 +1,155 @@
+//! Bodies: read within limits, as JSON whatever the content type, refused with the field's path.
+
+use api_types::{ErrorCode, ErrorDetail};
+use axum::extract::{FromRequest, Request};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use super::{ApiError, App};
+use crate::config::Limits;
+
+/// A JSON body.
+#[derive(Debug)]
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let bytes = read(request, app.limits).await?;
+        Ok(Self(parse(&bytes)?))
+    }
+}
+
+async fn read(request: Request, limits: Limits) -> Result<Bytes, ApiError> {
+    let declared = request.headers().get(http::header::CONTENT_LENGTH);
+    let declared = declared.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if declared.is_some_and(|length| length > limits.body_bytes) {
+        return Err(too_large(limits.body_bytes));
+    }
+    let body = Limited::new(request.into_body(), limits.body_bytes).collect();
+    match tokio::time::timeout(limits.body_time, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limits.body_bytes)),
+        Ok(Err(_)) => {
+            Err(ApiError::new(ErrorCode::RequestTimeout, "the body ended before all of it arrived"))
+        }
+        Err(_) => {
+            let message = format!("the body did not arrive within {} ms", limits.body_time.as_millis());
+            Err(ApiError::new(ErrorCode::RequestTimeout, message))
+        }
+    }
+}
+
+/// Reads JSON; says which field is wrong, and how.
+///
+/// # Errors
+/// `INVALID_JSON` for what is not JSON, `INVALID_FIELD` for what is not the type asked for.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| refused(bytes, &error))?;
+    reader.end().map_err(|error| not_json(bytes, &error))?;
+    Ok(value)
+}
+
+/// Reads a value that is JSON already; says which field is wrong, and how.
+///
+/// # Errors
+/// As [`parse`].
+pub fn from_value<T: DeserializeOwned>(value: &serde_json::Value) -> Result<T, ApiError> {
+    let start: &[u8] = if value.is_object() { b"{" } else { b"[" };
+    serde_path_to_error::deserialize(value).map_err(|error| refused(start, &error))
+}
+
+fn refused(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    let cause = error.inner();
+    if !cause.is_data() || !starts_object(bytes) {
+        return not_json(bytes, cause);
+    }
+    let text = without_position(&cause.to_string());
+    let path = error.path().to_string();
+    let unknown = text.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    let (reason, field) = match unknown {
+        Some((name, _)) => ("unknown_field", join(&path, name)),
+        None if text.starts_with("missing field") => ("missing", path),
+        None => ("wrong_type", path),
+    };
+    let mut detail = ErrorDetail::new(ErrorCode::InvalidField, message(reason, &field, &text))
+        .with_details(serde_json::json!({ "reason": reason }))
+        .with_hint(hint(unknown.map(|(name, rest)| (name, rest))));
+    if field != "." {
+        detail = detail.with_field(field);
+    }
+    ApiError(detail)
+}
+
+fn message(reason: &str, field: &str, text: &str) -> String {
+    match reason {
+        "unknown_field" => format!("{field} is not a field of this request; {}", after_comma(text)),
+        "missing" => text.to_owned(),
+        _ => format!("{field}: {text}"),
+    }
+}
+
+fn after_comma(text: &str) -> &str {
+    text.split_once(", ").map_or(text, |(_, rest)| rest)
+}
+
+/// For an unknown field the nearest known one, where one is near.
+fn hint(unknown: Option<(&str, &str)>) -> String {
+    let nearest = unknown.and_then(|(name, rest)| {
+        let known = rest.split('`').skip(1).step_by(2);
+        known
+            .map(|known| (crate::config::distance(known, name), known))
+            .min()
+            .filter(|(distance, _)| *distance <= 3)
+    });
+    match nearest {
+        Some((_, known)) => format!("did you mean `{known}`?"),
+        None => "GET /openapi.json describes every request".to_owned(),
+    }
+}
+
+/// The path of `name` inside `path`, whose last part serde may already have named.
+fn join(path: &str, name: &str) -> String {
+    if path == "." || path.is_empty() {
+        return name.to_owned();
+    }
+    if path == name || path.ends_with(&format!(".{name}")) {
+        return path.to_owned();
+    }
+    format!("{path}.{name}")
+}
+
+fn not_json(bytes: &[u8], error: &serde_json::Error) -> ApiError {
+    let message = if bytes.is_empty() {
+        "the body is empty; a JSON object is needed".to_owned()
+    } else if error.is_data() {
+        "the body is JSON, but not one object".to_owned()
+    } else {
+        format!("the body is not JSON: line {}, column {}", error.line(), error.column())
+    };
+    ApiError::new(ErrorCode::InvalidJson, message)
+        .with_hint("send one JSON object, such as {\"prompt\": \"Hello\"}")
+}
+
+fn starts_object(bytes: &[u8]) -> bool {
+    bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
+}
+
+/// Serde quotes values in type errors; a prompt may be such a value.
+fn without_position(text: &str) -> String {
+    let text = text.rsplit_once(" at line ").map_or(text, |(before, _)| before);
+    match (text.find("string \""), text.rfind("\", expected")) {
+        (Some(start), Some(end)) if start < end => {
+            format!("{}string{}", text.get(..start).unwrap_or(""), text.get(end + 1..).unwrap_or(""))
+        }
+        _ => text.to_owned(),
+    }
+}
+
+fn too_large(limit: usize) -> ApiError {
+    ApiError::new(ErrorCode::BodyTooLarge, format!("the body is larger than {limit} bytes"))
+        .with_hint("send a shorter prompt, or raise body_limit_bytes in orchestrator.toml")
+}

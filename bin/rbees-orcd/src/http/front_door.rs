@@ -1,0 +1,228 @@
+//! What every request passes: a correlation id, the checks of who may speak to us, the shape of
+//! errors, a count.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
+
+use api_types::{CorrelationId, ErrorCode, ErrorDetail};
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, Method, header};
+use tracing::Instrument;
+
+use super::{ApiError, App, openai};
+use crate::config::Token;
+use crate::ids::next_correlation_id;
+use crate::metrics::Answered;
+
+/// The header that carries the correlation id.
+const CORRELATION: &str = "x-correlation-id";
+/// Routes that never need a credential.
+const OPEN_ROUTES: &[&str] = &["/health", "/healthz", "/readyz"];
+
+/// Who may speak to this daemon.
+#[derive(Debug)]
+pub struct Guard {
+    names: BTreeSet<String>,
+    addresses: BTreeSet<IpAddr>,
+    token: Option<Token>,
+}
+
+impl Guard {
+    /// Loopback names, the bound address and `names`; a bearer `token` where one is set.
+    pub fn new(bound: SocketAddr, names: &[String], token: Option<Token>) -> Self {
+        let mut all: BTreeSet<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
+        all.insert("localhost".to_owned());
+        let mut addresses = BTreeSet::new();
+        if !bound.ip().is_unspecified() {
+            addresses.insert(bound.ip());
+        }
+        Self { names: all, addresses, token }
+    }
+
+    fn check(&self, request: &Request) -> Result<(), ErrorDetail> {
+        self.check_host(request)?;
+        self.check_origin(request)?;
+        self.check_token(request)
+    }
+
+    /// Exactly one `Host`, and one of ours: a name of a stranger that resolves to us is how web
+    /// pages reach into a home network.
+    fn check_host(&self, request: &Request) -> Result<(), ErrorDetail> {
+        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let (Some(host), None) = (hosts.next(), hosts.next()) else {
+            return Err(host_refused("the request needs exactly one Host header"));
+        };
+        let absolute = request.uri().authority().map(http::uri::Authority::as_str);
+        let ours = |text: &str| self.is_ours(text);
+        match host.to_str() {
+            Ok(host) if ours(host) && absolute.is_none_or(ours) => Ok(()),
+            Ok(host) => {
+                Err(host_refused(&format!("the Host header {host:?} names no address of this server")))
+            }
+            Err(_) => Err(host_refused("the Host header is not ASCII")),
+        }
+    }
+
+    /// Pages of other sites may not call us, whatever they send as content type.
+    fn check_origin(&self, request: &Request) -> Result<(), ErrorDetail> {
+        let refused = |what: String| {
+            ErrorDetail::new(ErrorCode::OriginNotAllowed, format!("{what} may not call this server"))
+                .with_hint("add the site's host name to allowed_hosts in orchestrator.toml if it is yours")
+        };
+        for origin in request.headers().get_all(header::ORIGIN) {
+            let host = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+            if !host.is_some_and(|host| self.is_ours(host)) {
+                return Err(refused(format!("a page of {:?}", origin.to_str().unwrap_or("?"))));
+            }
+        }
+        let site = request.headers().get("sec-fetch-site").and_then(|value| value.to_str().ok());
+        let has_origin = request.headers().contains_key(header::ORIGIN);
+        if site == Some("cross-site") && !has_origin && request.method() != Method::GET {
+            return Err(refused("a page of another site".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn check_token(&self, request: &Request) -> Result<(), ErrorDetail> {
+        let Some(token) = &self.token else { return Ok(()) };
+        if OPEN_ROUTES.contains(&request.uri().path()) {
+            return Ok(());
+        }
+        let given = request
+            .headers()
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim());
+        match given {
+            Some(given) if token.matches(given) => Ok(()),
+            Some(_) => Err(unauthenticated("the bearer token is not the one this server knows")),
+            None => Err(unauthenticated("this server needs a bearer token")),
+        }
+    }
+
+    /// Whether `host`, with or without a port, is one of our names or addresses.
+    fn is_ours(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+        if host.contains('@') {
+            return false;
+        }
+        let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
+        let bare = name.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return address.is_loopback() || self.addresses.contains(&address) || self.names.contains(bare);
+        }
+        self.names.contains(&name)
+    }
+}
+
+/// The middleware around every route.
+pub(super) async fn front_door(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let correlation_id = correlation_id(request.headers());
+    request.extensions_mut().insert(correlation_id.clone());
+    let route = route_of(&request);
+    let is_openai = request.uri().path().starts_with("/v1/");
+    let span =
+        tracing::info_span!("request", correlation_id = %correlation_id, method = %request.method(), route);
+    let answer = match app.guard.check(&request) {
+        Ok(()) => answered(request, next).instrument(span.clone()).await,
+        Err(error) => ApiError(error).into_response(),
+    };
+    let answer = finish(answer, &correlation_id, is_openai);
+    let status = answer.status().as_u16();
+    span.in_scope(|| tracing::debug!(code = "HTTP", status, "answered"));
+    app.metrics.requests.get_or_create(&Answered { route, status }).inc();
+    answer
+}
+
+/// Runs the handler; a panic becomes an answer instead of a lost connection.
+async fn answered(request: Request, next: Next) -> Response {
+    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(answer) => answer,
+        Err(_) => {
+            tracing::error!(code = "PANIC", "a handler panicked");
+            ApiError::new(ErrorCode::Internal, "this request met a fault of rbees itself")
+                .with_hint("please report it with the correlation id and the orchestrator's log")
+                .into_response()
+        }
+    }
+}
+
+/// Writes the body of an error, and the headers that every answer bears.
+fn finish(mut answer: Response, correlation_id: &CorrelationId, is_openai: bool) -> Response {
+    if let Some(mut error) = answer.extensions_mut().remove::<ErrorDetail>() {
+        error.correlation_id = Some(correlation_id.clone());
+        error.hint.get_or_insert_with(|| next_step(error.code).to_owned());
+        let allow = answer.headers().get(header::ALLOW).cloned();
+        answer = error_answer(&error, is_openai);
+        if let Some(allow) = allow {
+            answer.headers_mut().insert(header::ALLOW, allow);
+        }
+    }
+    if let Ok(value) = HeaderValue::from_str(correlation_id.as_str()) {
+        answer.headers_mut().insert(CORRELATION, value);
+    }
+    answer.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    answer
+}
+
+fn error_answer(error: &ErrorDetail, is_openai: bool) -> Response {
+    let status = if is_openai { openai::error::status(error.code) } else { super::error::status(error.code) };
+    let mut answer = if is_openai {
+        (status, axum::Json(openai::error::body(error))).into_response()
+    } else {
+        (status, axum::Json(error.clone().into_body())).into_response()
+    };
+    if matches!(status.as_u16(), 429 | 503) {
+        let seconds = error.retry_after_ms.unwrap_or(1_000).div_ceil(1_000).max(1);
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if status == http::StatusCode::UNAUTHORIZED {
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    answer
+}
+
+/// What to do about an error that does not say so itself.
+fn next_step(code: ErrorCode) -> &'static str {
+    match code.http_status() {
+        429 | 503 => "wait for Retry-After, then send the same request again",
+        400..=499 => "GET /openapi.json describes every request",
+        _ if code.retriable() => "send the same request again; `rbees status` shows the fleet",
+        _ => "`rbees doctor` looks for the cause",
+    }
+}
+
+/// The client's own id, else the trace id of its `traceparent`, else a fresh one.
+fn correlation_id(headers: &HeaderMap) -> CorrelationId {
+    let own =
+        headers.get(CORRELATION).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let traced = || {
+        let parent = headers.get("traceparent")?.to_str().ok()?;
+        let trace = parent.split('-').nth(1)?;
+        let well_formed = trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if well_formed { trace.parse().ok() } else { None }
+    };
+    own.or_else(traced).unwrap_or_else(next_correlation_id)
+}
+
+/// The route's pattern; paths themselves hold ids and would make a metric per job.
+fn route_of(request: &Request) -> String {
+    let matched = request.extensions().get::<MatchedPath>();
+    matched.map_or_else(|| "none".to_owned(), |path| format!("{} {}", request.method(), path.as_str()))
+}
+
+fn host_refused(message: &str) -> ErrorDetail {
+    ErrorDetail::new(ErrorCode::HostNotAllowed, message)
+        .with_hint("add the name to allowed_hosts in orchestrator.toml if it is yours")
+}
+
+fn unauthenticated(message: &str) -> ErrorDetail {
+    ErrorDetail::new(ErrorCode::Unauthenticated, message)
+        .with_hint("send `Authorization: Bearer TOKEN` with the token of the server's token_file")
+}

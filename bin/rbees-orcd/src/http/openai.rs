@@ -1,0 +1,8 @@
+//! OpenAI's dialect: translation onto the same jobs, nothing else.
+
+pub mod chat;
+pub mod completions;
+pub mod error;
+pub mod models;
+mod request;
+mod run;

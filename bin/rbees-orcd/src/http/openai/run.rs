@@ -1,0 +1,253 @@
+//! One job behind one connection: when the connection goes, the job is cancelled.
+
+use std::time::Duration;
+
+use api_types::event::{RunEnd, StopReason};
+use api_types::sse::FrameDecoder;
+use api_types::task::TaskRequest;
+use api_types::{CorrelationId, ErrorCode, ErrorDetail, JobId, TaskEvent};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::Stream;
+use serde_json::{Value, json};
+
+use crate::driver::Handle;
+use crate::http::tasks::{attach, checked, refuse_overflow, submit, with_job};
+use crate::http::{ApiError, App, openai, sse};
+use crate::subscribers::Reader;
+
+/// How long the headers of a stream are held back for the first token, so that a failure before
+/// it has a status of its own.
+const HOLD_HEADERS: Duration = Duration::from_secs(10);
+
+/// A submitted job and the reader of its events.
+pub struct Run {
+    /// The job.
+    pub job_id: JobId,
+    /// The model that answers.
+    pub model: String,
+    /// When it was submitted, in seconds since the Unix epoch.
+    pub created: i64,
+    reader: Reader,
+    decoder: FrameDecoder,
+    cancel: CancelOnDrop,
+}
+
+/// Something to tell the client.
+pub enum Told {
+    /// Text of the completion.
+    Text(String),
+    /// It is over.
+    End(RunEnd),
+    /// It failed.
+    Failed(ErrorDetail),
+    /// Nothing for a while.
+    Silence,
+}
+
+struct CancelOnDrop {
+    driver: Handle,
+    job_id: JobId,
+    armed: bool,
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if self.armed {
+            self.driver.cancel_unheard(self.job_id);
+        }
+    }
+}
+
+impl Run {
+    /// Checks and submits a request.
+    pub async fn start(
+        app: &App,
+        request: TaskRequest,
+        correlation_id: &CorrelationId,
+    ) -> Result<Self, ApiError> {
+        let task = checked(request, None, correlation_id)?;
+        refuse_overflow(app, &task).await?;
+        let accepted = submit(app, task).await?;
+        let cancel = CancelOnDrop { driver: app.driver.clone(), job_id: accepted.job_id, armed: true };
+        let reader = attach(app, accepted.job_id, None).await?;
+        Ok(Self {
+            job_id: accepted.job_id,
+            model: accepted.model,
+            created: jiff::Timestamp::now().as_second(),
+            reader,
+            decoder: FrameDecoder::default(),
+            cancel,
+        })
+    }
+
+    /// What comes next; `None` when the orchestrator stops.
+    pub async fn next(&mut self) -> Option<Told> {
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => {
+                    if let Some(told) = frame.task_event().ok().and_then(|event| self.tell(event)) {
+                        return Some(told);
+                    }
+                }
+                Ok(None) => match self.reader.next().await {
+                    Some(bytes) if bytes.starts_with(b":") => return Some(Told::Silence),
+                    Some(bytes) => self.decoder.push(&bytes),
+                    None => {
+                        // The job goes on in its worker; a restarted orchestrator decides.
+                        self.cancel.armed = false;
+                        return None;
+                    }
+                },
+                Err(error) => {
+                    return Some(Told::Failed(ErrorDetail::new(ErrorCode::Internal, error.to_string())));
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, event: TaskEvent) -> Option<Told> {
+        match event {
+            TaskEvent::Token { t, .. } => Some(Told::Text(t)),
+            TaskEvent::End(end) => {
+                self.cancel.armed = false;
+                Some(Told::End(end))
+            }
+            TaskEvent::Error { code, message, retriable, details } => {
+                self.cancel.armed = false;
+                let mut error = ErrorDetail::new(code, message);
+                error.retriable = retriable;
+                error.details = details;
+                Some(Told::Failed(error))
+            }
+            TaskEvent::Queued { .. }
+            | TaskEvent::Started { .. }
+            | TaskEvent::Metrics(_)
+            | TaskEvent::Seam { .. } => None,
+        }
+    }
+
+    /// The whole text and the figures.
+    pub async fn collect(mut self) -> Result<(Self, String, RunEnd), ApiError> {
+        let mut text = String::new();
+        loop {
+            match self.next().await {
+                Some(Told::Text(more)) => text.push_str(&more),
+                Some(Told::End(end)) => return Ok((self, text, end)),
+                Some(Told::Failed(error)) => return Err(error.into()),
+                Some(Told::Silence) => {}
+                None => return Err(stopping().into()),
+            }
+        }
+    }
+
+    /// A stream of chunks. Its headers wait for the first token; `chunk` shapes what is told.
+    pub async fn stream(mut self, chunks: impl Chunks) -> Result<Response, ApiError> {
+        let job_id = self.job_id;
+        let first = self.first().await?;
+        let opening = chunks.opening(&self);
+        let state = State { run: self, chunks, ready: vec![opening], first, over: false };
+        Ok(with_job(sse::answer(state.into_stream()), job_id))
+    }
+
+    /// The first thing worth telling, or nothing when it takes too long.
+    async fn first(&mut self) -> Result<Option<Told>, ApiError> {
+        let first = async {
+            loop {
+                match self.next().await {
+                    Some(Told::Silence) => {}
+                    other => return other,
+                }
+            }
+        };
+        match tokio::time::timeout(HOLD_HEADERS, first).await {
+            Ok(Some(Told::Failed(error))) => Err(error.into()),
+            Ok(Some(told)) => Ok(Some(told)),
+            Ok(None) => Err(stopping().into()),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+/// How a dialect's route writes a stream.
+pub trait Chunks: Send + 'static {
+    /// What comes before any text; may be empty.
+    fn opening(&self, run: &Run) -> Bytes;
+    /// Some text.
+    fn text(&self, run: &Run, text: &str) -> Bytes;
+    /// The end, with the counts where they were asked for.
+    fn end(&self, run: &Run, end: &RunEnd) -> Bytes;
+}
+
+struct State<C> {
+    run: Run,
+    chunks: C,
+    ready: Vec<Bytes>,
+    first: Option<Told>,
+    over: bool,
+}
+
+impl<C: Chunks> State<C> {
+    fn into_stream(self) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send {
+        futures_util::stream::unfold(self, |mut state| async move {
+            let bytes = state.next().await?;
+            Some((Ok(bytes), state))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(bytes) = self.ready.pop().filter(|bytes| !bytes.is_empty()) {
+            return Some(bytes);
+        }
+        if self.over {
+            return None;
+        }
+        loop {
+            let told = match self.first.take() {
+                Some(told) => told,
+                None => self.run.next().await?,
+            };
+            match told {
+                // A token inside a character has no text of its own.
+                Told::Text(text) if text.is_empty() => {}
+                Told::Text(text) => return Some(self.chunks.text(&self.run, &text)),
+                Told::Silence => return Some(Bytes::from_static(api_types::sse::KEEP_ALIVE)),
+                Told::End(end) => {
+                    self.over = true;
+                    return Some(self.chunks.end(&self.run, &end));
+                }
+                Told::Failed(error) => {
+                    self.over = true;
+                    return Some(data(&openai::error::body(&error)));
+                }
+            }
+        }
+    }
+}
+
+/// One `data:` line.
+pub fn data(value: &Value) -> Bytes {
+    Bytes::from(format!("data: {value}\n\n"))
+}
+
+/// Why the text ends, in this dialect's words.
+pub const fn finish_reason(reason: StopReason) -> &'static str {
+    match reason {
+        StopReason::Eos | StopReason::Stop | StopReason::Cancelled => "stop",
+        StopReason::MaxTokens => "length",
+        StopReason::ToolCall => "tool_calls",
+    }
+}
+
+/// The counts.
+pub fn usage(end: &RunEnd) -> Value {
+    json!({
+        "prompt_tokens": end.tokens_in,
+        "completion_tokens": end.tokens_out,
+        "total_tokens": u64::from(end.tokens_in) + u64::from(end.tokens_out),
+    })
+}
+
+fn stopping() -> ErrorDetail {
+    ErrorDetail::new(ErrorCode::ShuttingDown, "the orchestrator is stopping").with_retry_after_ms(2_000)
+}

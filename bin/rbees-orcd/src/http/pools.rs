@@ -1,0 +1,351 @@
+//! Pools: the registry, their models, and workers to be started there.
+
+use std::time::Duration;
+
+use api_types::pool::{
+    AddPool, CatalogModel, Fit, PoolList, PoolStatus, PoolView, SpawnAccepted, SpawnRequest,
+};
+use api_types::sse::{KEEP_ALIVE, encode_json_into};
+use api_types::{ErrorBody, ErrorCode, ErrorDetail, PoolId, WorkerId};
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use bytes::Bytes;
+use clients::pool::Pool;
+use http::StatusCode;
+use orchestrator_core::PoolRow;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::body::Body;
+use super::{ApiError, App, sse};
+use crate::ids::next_worker_suffix;
+
+/// A spawn that fails within this time is answered with its failure instead of 202.
+const EARLY_FAILURE: Duration = Duration::from_secs(2);
+/// A silent stream gets a comment this often.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
+
+/// The models of a pool's catalog.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct CatalogList {
+    /// By id.
+    models: Vec<CatalogModel>,
+}
+
+/// Which model to fetch or check.
+#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRequest {
+    /// A catalog id or a model reference.
+    model: String,
+}
+
+/// With what a model would be loaded.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct FitQuery {
+    /// `cpu`, `cuda`, ...
+    backend: Option<String>,
+    /// Which GPU.
+    gpu: Option<u32>,
+    /// Jobs at once.
+    slots: Option<u32>,
+    /// Tokens of context per job.
+    context: Option<u32>,
+}
+
+/// Every pool, by name.
+#[utoipa::path(get, path = "/v2/pools", tag = "pools", responses((status = 200, body = PoolList)))]
+pub async fn list_pools(State(app): State<App>) -> Result<Json<PoolList>, ApiError> {
+    let rows: Vec<PoolRow> = app.driver.read(|brain, _| brain.pools().into_iter().cloned().collect()).await?;
+    Ok(Json(PoolList { pools: rows.iter().map(|row| app.pools.view(row)).collect() }))
+}
+
+/// Adds a machine, once it could be asked how it is.
+#[utoipa::path(post, path = "/v2/pools", tag = "pools", request_body = AddPool,
+    responses((status = 201, body = PoolView), (status = 422, body = ErrorBody), (status = 502, body = ErrorBody)))]
+pub async fn add_pool(
+    State(app): State<App>,
+    Body(add): Body<AddPool>,
+) -> Result<(StatusCode, Json<PoolView>), ApiError> {
+    let row = PoolRow { pool_id: add.pool_id, address: add.address, repo_dir: add.repo_dir, draining: false };
+    app.pools.ask(&row).await?;
+    app.driver.put_pool(row.clone()).await?;
+    app.pools.refresh();
+    Ok((StatusCode::CREATED, Json(app.pools.view(&row))))
+}
+
+/// One pool, with what it last said.
+#[utoipa::path(get, path = "/v2/pools/{id}", tag = "pools",
+    params(("id" = String, Path, description = "The pool's name")),
+    responses((status = 200, body = PoolView), (status = 404, body = ErrorBody)))]
+pub async fn get_pool(State(app): State<App>, Path(id): Path<String>) -> Result<Json<PoolView>, ApiError> {
+    Ok(Json(app.pools.view(&find(&app, &id).await?)))
+}
+
+/// Forgets a pool. Its workers go on.
+#[utoipa::path(delete, path = "/v2/pools/{id}", tag = "pools",
+    params(("id" = String, Path, description = "The pool's name")),
+    responses((status = 204), (status = 404, body = ErrorBody)))]
+pub async fn remove_pool(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+    let row = find(&app, &id).await?;
+    app.driver.remove_pool(row.pool_id.clone()).await?;
+    app.pools.forget(&row.pool_id);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Starts no new workers on a pool, and lets those it has finish and end.
+#[utoipa::path(post, path = "/v2/pools/{id}/drain", tag = "pools",
+    params(("id" = String, Path, description = "The pool's name")),
+    responses((status = 202, body = PoolView), (status = 404, body = ErrorBody)))]
+pub async fn drain_pool(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<PoolView>), ApiError> {
+    let row = PoolRow { draining: true, ..find(&app, &id).await? };
+    app.driver.put_pool(row.clone()).await?;
+    let pool_id = row.pool_id.clone();
+    let workers = app.driver.read(|brain, now| brain.workers(now)).await?;
+    for worker in workers.into_iter().filter(|worker| worker.facts.pool_id.as_ref() == Some(&pool_id)) {
+        app.driver.drain_worker(worker.facts.worker_id).await?;
+    }
+    Ok((StatusCode::ACCEPTED, Json(app.pools.view(&row))))
+}
+
+/// The catalog of a pool, asked for now.
+#[utoipa::path(get, path = "/v2/pools/{id}/models", tag = "pools",
+    params(("id" = String, Path, description = "The pool's name")),
+    responses((status = 200, body = CatalogList), (status = 404, body = ErrorBody), (status = 502, body = ErrorBody)))]
+pub async fn pool_models(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<CatalogList>, ApiError> {
+    let row = find(&app, &id).await?;
+    Ok(Json(CatalogList { models: app.pools.ask(&row).await?.models }))
+}
+
+/// Fetches a model to a pool; progress comes as events, then `done` or `error`.
+#[utoipa::path(post, path = "/v2/pools/{id}/models/download", tag = "pools", request_body = ModelRequest,
+    params(("id" = String, Path, description = "The pool's name")),
+    responses((status = 200, description = "Server-sent events", content_type = "text/event-stream", body = String),
+        (status = 404, body = ErrorBody)))]
+pub async fn download_model(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Body(request): Body<ModelRequest>,
+) -> Result<Response, ApiError> {
+    progress(&app, &id, &["models", "download", &argument("model", &request.model)?]).await
+}
+
+/// Hashes a model's files on a pool; progress comes as events, then `done` or `error`.
+#[utoipa::path(post, path = "/v2/pools/{id}/models/verify", tag = "pools", request_body = ModelRequest,
+    params(("id" = String, Path, description = "The pool's name")),
+    responses((status = 200, description = "Server-sent events", content_type = "text/event-stream", body = String),
+        (status = 404, body = ErrorBody)))]
+pub async fn verify_model(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Body(request): Body<ModelRequest>,
+) -> Result<Response, ApiError> {
+    progress(&app, &id, &["models", "verify", &argument("model", &request.model)?]).await
+}
+
+/// Whether a model fits a device of a pool.
+#[utoipa::path(get, path = "/v2/pools/{id}/models/{model}/fit", tag = "pools",
+    params(("id" = String, Path, description = "The pool's name"),
+        ("model" = String, Path, description = "The model's catalog id"), FitQuery),
+    responses((status = 200, body = Fit), (status = 404, body = ErrorBody), (status = 502, body = ErrorBody)))]
+pub async fn fit_model(
+    State(app): State<App>,
+    Path((id, model)): Path<(String, String)>,
+    query: Result<Query<FitQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Fit>, ApiError> {
+    let Query(query) = query.map_err(|_| {
+        ApiError::new(
+            ErrorCode::InvalidField,
+            "the query is not understood; allowed are backend, gpu, slots, context",
+        )
+    })?;
+    let pool = app.pools.carrier(&find(&app, &id).await?)?;
+    let mut args = vec!["models".to_owned(), "fit".to_owned(), argument("model", &model)?];
+    push_flag(&mut args, "--backend", query.backend);
+    push_flag(&mut args, "--gpu", query.gpu);
+    push_flag(&mut args, "--slots", query.slots);
+    push_flag(&mut args, "--context", query.context);
+    Ok(Json(ask(&pool, &args).await?))
+}
+
+/// Asks a pool to start a worker. It registers itself once its model is read.
+#[utoipa::path(post, path = "/v2/pools/{id}/workers/spawn", tag = "pools", request_body = SpawnRequest,
+    params(("id" = String, Path, description = "The pool's name")),
+    responses((status = 202, body = SpawnAccepted), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody),
+        (status = 502, body = ErrorBody)))]
+pub async fn spawn_worker(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Body(request): Body<SpawnRequest>,
+) -> Result<(StatusCode, Json<SpawnAccepted>), ApiError> {
+    let row = find(&app, &id).await?;
+    if row.draining {
+        let message = format!("the pool {} is draining and starts no workers", row.pool_id);
+        return Err(ApiError::new(ErrorCode::NoCapacity, message));
+    }
+    let pool = app.pools.carrier(&row)?;
+    let worker_id = worker_id(&app, &row, &request)?;
+    let args = spawn_args(&app, &row.pool_id, &worker_id, request)?;
+    let (directory, spawned) = (app.pools.clone(), worker_id.clone());
+    let mut task = tokio::spawn(async move {
+        let outcome = ask::<Value>(&pool, &args).await;
+        if let Err(error) = &outcome {
+            tracing::warn!(code = "SPAWN_FAILED", worker_id = %spawned, %error, "a worker was not started");
+        }
+        directory.refresh();
+        outcome
+    });
+    match tokio::time::timeout(EARLY_FAILURE, &mut task).await {
+        Ok(Ok(Err(error))) => Err(error.into()),
+        _ => Ok((StatusCode::ACCEPTED, Json(SpawnAccepted { worker_id }))),
+    }
+}
+
+async fn find(app: &App, id: &str) -> Result<PoolRow, ApiError> {
+    let name = id.to_owned();
+    let row = app
+        .driver
+        .read(move |brain, _| brain.pools().into_iter().find(|row| row.pool_id.as_str() == name).cloned())
+        .await?;
+    row.ok_or_else(|| {
+        ApiError::new(ErrorCode::PoolNotFound, format!("no pool has the name {id:?}"))
+            .with_hint("`rbees pool add NAME` adds one; GET /v2/pools lists them")
+    })
+}
+
+async fn ask<T: serde::de::DeserializeOwned>(pool: &Pool, args: &[String]) -> Result<T, ErrorDetail> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    pool.json(&args).await
+}
+
+/// The worker's id: the one asked for, else a fresh one that names its backend.
+fn worker_id(app: &App, row: &PoolRow, request: &SpawnRequest) -> Result<WorkerId, ApiError> {
+    if let Some(id) = &request.worker_id {
+        return Ok(id.clone());
+    }
+    let status: Option<PoolStatus> = app.pools.view(row).status;
+    let of_device = request.device.as_ref().and_then(|device| device.split(':').next().map(str::to_owned));
+    let of_gpu = || status.and_then(|status| status.hardware.gpus.first().map(|gpu| gpu.backend.clone()));
+    let backend = request.backend.clone().or(of_device).or_else(of_gpu).unwrap_or_else(|| "cpu".to_owned());
+    format!("worker-{backend}-{}", next_worker_suffix()).parse().map_err(|_| {
+        ApiError(
+            ErrorDetail::new(ErrorCode::InvalidField, format!("{backend:?} is not a backend"))
+                .with_field("backend")
+                .with_hint("allowed are cpu, cuda, metal, vulkan, fake"),
+        )
+    })
+}
+
+fn spawn_args(
+    app: &App,
+    pool_id: &PoolId,
+    worker_id: &WorkerId,
+    request: SpawnRequest,
+) -> Result<Vec<String>, ApiError> {
+    if request.model.is_some() && request.model_ref.is_some() {
+        let problem = ErrorDetail::new(ErrorCode::InvalidField, "give `model` or `model_ref`, not both");
+        return Err(problem.with_field("model_ref").into());
+    }
+    let (backend, gpu) = device(&request)?;
+    let model = request.model.or(request.model_ref);
+    let mut args = vec!["worker".to_owned(), "spawn".to_owned()];
+    push_flag(&mut args, "--backend", backend);
+    push_flag(&mut args, "--model", model.map(|model| argument("model", &model)).transpose()?);
+    push_flag(&mut args, "--gpu", gpu);
+    push_flag(&mut args, "--slots", request.slots);
+    push_flag(&mut args, "--context", request.context);
+    push_flag(&mut args, "--threads", request.threads);
+    push_flag(&mut args, "--port", request.port);
+    push_flag(&mut args, "--worker-id", Some(worker_id));
+    push_flag(&mut args, "--pool-id", Some(pool_id));
+    let url = request.orchestrator.unwrap_or_else(|| app.pools.url().to_owned());
+    push_flag(&mut args, "--orchestrator", Some(argument("orchestrator", &url)?));
+    Ok(args)
+}
+
+/// Backend and GPU, whether they were given apart or as `cuda:1`.
+fn device(request: &SpawnRequest) -> Result<(Option<String>, Option<u32>), ApiError> {
+    let Some(device) = &request.device else { return Ok((request.backend.clone(), request.gpu_id)) };
+    let (backend, gpu) = match device.split_once(':') {
+        None => (device.clone(), request.gpu_id),
+        Some((backend, gpu)) => {
+            let gpu =
+                gpu.parse().map_err(|_| device_refused("device is not of the form `cuda:1` or `cpu`"))?;
+            (backend.to_owned(), Some(gpu))
+        }
+    };
+    let other_backend = request.backend.as_ref().is_some_and(|other| *other != backend);
+    if other_backend || (request.gpu_id.is_some() && request.gpu_id != gpu) {
+        return Err(device_refused("device says another thing than backend and gpu_id; give one of them"));
+    }
+    Ok((Some(backend), gpu))
+}
+
+fn device_refused(message: &str) -> ApiError {
+    ApiError(ErrorDetail::new(ErrorCode::InvalidField, message).with_field("device"))
+}
+
+/// A value for a command line: it can neither be taken for an option nor end the text early.
+fn argument(field: &'static str, text: &str) -> Result<String, ApiError> {
+    let fine = !text.is_empty() && !text.starts_with('-') && !text.chars().any(char::is_control);
+    if fine {
+        return Ok(text.to_owned());
+    }
+    let message = format!("{field} is {text:?}; allowed is a text that does not begin with `-`");
+    Err(ApiError(ErrorDetail::new(ErrorCode::InvalidField, message).with_field(field)))
+}
+
+fn push_flag(args: &mut Vec<String>, flag: &str, value: Option<impl ToString>) {
+    if let Some(value) = value {
+        args.push(format!("{flag}={}", value.to_string()));
+    }
+}
+
+/// Runs a command of a pool and streams its progress. A client that leaves ends the command.
+async fn progress(app: &App, id: &str, args: &[&str]) -> Result<Response, ApiError> {
+    let row = find(app, id).await?;
+    let pool = app.pools.carrier(&row)?;
+    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+    let (frames, received) = mpsc::channel::<Bytes>(256);
+    let directory = app.pools.clone();
+    tokio::spawn(async move {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut on_progress = |progress| {
+            // A client that reads slowly misses steps of the progress, never the end.
+            let _ = frames.try_send(frame("progress", &progress));
+        };
+        let outcome = tokio::select! {
+            outcome = pool.json_with::<Value>(&args, &mut on_progress) => outcome,
+            () = frames.closed() => return,
+        };
+        let last = match &outcome {
+            Ok(value) => frame("done", value),
+            Err(error) => frame("error", &error.clone().into_body()),
+        };
+        directory.refresh();
+        let _ = frames.send(last).await;
+    });
+    Ok(sse::answer(futures_util::stream::unfold(received, |mut received| async move {
+        let frame = match tokio::time::timeout(KEEP_ALIVE_EVERY, received.recv()).await {
+            Ok(frame) => frame?,
+            Err(_) => Bytes::from_static(KEEP_ALIVE),
+        };
+        Some((Ok(frame), received))
+    })))
+}
+
+fn frame(name: &str, data: &impl Serialize) -> Bytes {
+    let mut bytes = Vec::with_capacity(128);
+    encode_json_into(&mut bytes, None, name, data);
+    bytes.into()
+}

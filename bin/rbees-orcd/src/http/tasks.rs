@@ -1,0 +1,243 @@
+//! Jobs: hand in, look at, follow, cancel, explain.
+
+mod check;
+mod view;
+
+use api_types::task::{CancelAccepted, TaskAccepted, TaskList, TaskRequest, TaskStatus, TaskView, WhyView};
+use api_types::{CorrelationId, ErrorBody, ErrorCode, ErrorDetail, JobId};
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::Deserialize;
+
+pub use self::check::{check_task, checked, refuse_overflow};
+use self::view::{events_url, task_view, why_ended};
+use super::body::Body;
+use super::error::job_not_found;
+use super::{ApiError, App, sse};
+use crate::driver::Accepted;
+use crate::store::history::Filter;
+use crate::subscribers::{JobLog, Reader};
+
+/// Names the job of an answer that is not about the job itself.
+pub const JOB_HEADER: &str = "x-rbees-job-id";
+/// Jobs on a page when the client names no number.
+const PAGE: u32 = 50;
+/// Most jobs on a page.
+const MAX_PAGE: u32 = 1_000;
+
+/// How a submission is answered.
+#[derive(Debug, Default, Deserialize)]
+pub struct SubmitQuery {
+    /// Whether the answer is the stream itself.
+    stream: Option<bool>,
+}
+
+/// Which jobs a list shows.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only jobs that stand here.
+    status: Option<TaskStatus>,
+    /// Only jobs for this model.
+    model: Option<String>,
+    /// At most this many; 50 when absent, 1,000 at most.
+    limit: Option<u32>,
+    /// The `cursor` of the page before.
+    cursor: Option<u64>,
+}
+
+/// Hands in a task. Once this is answered, the job is on disk and ends exactly once.
+#[utoipa::path(post, path = "/v2/tasks", tag = "tasks", request_body = TaskRequest,
+    params(
+        ("stream" = Option<bool>, Query, description = "Answer with the event stream itself, after the commit"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key with the same request gives the same job"),
+    ),
+    responses(
+        (status = 202, description = "The job is in", body = TaskAccepted),
+        (status = 200, description = "The event stream", content_type = "text/event-stream", body = String),
+        (status = 400, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody),
+    ))]
+pub async fn submit_task(
+    State(app): State<App>,
+    Extension(correlation_id): Extension<CorrelationId>,
+    query: Result<Query<SubmitQuery>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+    Body(request): Body<TaskRequest>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|_| bad_query("stream", "true or false"))?;
+    let task = check_task(request, &headers, &correlation_id)?;
+    let durability = task.durability;
+    refuse_overflow(&app, &task).await?;
+    let accepted = submit(&app, task).await?;
+    if query.stream.unwrap_or_else(|| sse::is_wanted(&headers)) {
+        let reader = attach(&app, accepted.job_id, None).await?;
+        return Ok(with_job(sse::answer(reader.into_stream()), accepted.job_id));
+    }
+    let body = TaskAccepted {
+        job_id: accepted.job_id,
+        status: accepted.status,
+        queue_position: accepted.queue_position,
+        eta_ms: None,
+        events_url: events_url(accepted.job_id),
+        correlation_id,
+        durability,
+    };
+    Ok(with_job((StatusCode::ACCEPTED, Json(body)).into_response(), accepted.job_id))
+}
+
+/// A page of jobs, newest first.
+#[utoipa::path(get, path = "/v2/tasks", tag = "tasks", params(ListQuery),
+    responses((status = 200, body = TaskList), (status = 422, body = ErrorBody)))]
+pub async fn list_tasks(
+    State(app): State<App>,
+    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<TaskList>, ApiError> {
+    let Query(query) =
+        query.map_err(|_| bad_query("query", "status, model, limit (1 to 1000) and cursor, each once"))?;
+    let limit = query.limit.unwrap_or(PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(bad_query("limit", "1 to 1000"));
+    }
+    let filter = Filter { status: query.status, model: query.model, before: query.cursor, limit };
+    let jobs = app.history.list(filter).await?;
+    let full = jobs.len() == usize::try_from(limit).unwrap_or(usize::MAX);
+    let cursor = jobs.last().filter(|_| full).map(|job| job.number.to_string());
+    Ok(Json(TaskList { tasks: jobs.iter().map(|job| task_view(job, None, None)).collect(), cursor }))
+}
+
+/// Where a job stands, and its result once it has ended.
+#[utoipa::path(get, path = "/v2/tasks/{id}", tag = "tasks",
+    params(("id" = String, Path, description = "The job's id")),
+    responses((status = 200, body = TaskView), (status = 404, body = ErrorBody)))]
+pub async fn get_task(State(app): State<App>, Path(id): Path<String>) -> Result<Json<TaskView>, ApiError> {
+    let job_id = job_id(&id)?;
+    let standing = app.driver.read(move |brain, _| brain.job(job_id)).await?;
+    if let Some(standing) = standing.filter(|standing| !standing.row.status.is_terminal()) {
+        return Ok(Json(task_view(&standing.row, standing.queue_position, None)));
+    }
+    if let Some(row) = app.history.job(job_id).await? {
+        let result = app.history.stream(job_id).await?.and_then(|stream| stream.result);
+        return Ok(Json(task_view(&row, None, result)));
+    }
+    // A job that was never on disk is known for a while after its end.
+    let standing = app.driver.read(move |brain, _| brain.job(job_id)).await?;
+    let row = standing.ok_or_else(|| job_not_found(&id))?.row;
+    let result = app.subscribers.log(job_id).and_then(|log| log.text());
+    Ok(Json(task_view(&row, None, result)))
+}
+
+/// A job's events, from the start or after `Last-Event-ID`, and on as they come.
+#[utoipa::path(get, path = "/v2/tasks/{id}/events", tag = "tasks",
+    params(
+        ("id" = String, Path, description = "The job's id"),
+        ("Last-Event-ID" = Option<u64>, Header, description = "Go on after this event"),
+    ),
+    responses(
+        (status = 200, description = "Server-sent events", content_type = "text/event-stream", body = String),
+        (status = 404, body = ErrorBody), (status = 410, body = ErrorBody),
+    ))]
+pub async fn task_events(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let job_id = job_id(&id)?;
+    let reader = attach(&app, job_id, sse::last_event_id(&headers)?).await?;
+    Ok(with_job(sse::answer(reader.into_stream()), job_id))
+}
+
+/// Asks for a job's end. Asking twice is asking once.
+#[utoipa::path(post, path = "/v2/tasks/{id}/cancel", tag = "tasks",
+    params(("id" = String, Path, description = "The job's id")),
+    responses(
+        (status = 202, description = "It will end", body = CancelAccepted),
+        (status = 200, description = "It had ended", body = CancelAccepted),
+        (status = 404, body = ErrorBody),
+    ))]
+pub async fn cancel_task(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
+    let job_id = job_id(&id)?;
+    let (status, already_ended) = match app.driver.cancel(job_id).await {
+        Ok(answer) => answer,
+        // The brain forgets jobs that ended long ago; the database does not.
+        Err(error) if error.code == ErrorCode::JobNotFound => match app.history.job(job_id).await? {
+            Some(row) => (row.status, true),
+            None => return Err(job_not_found(&id)),
+        },
+        Err(error) => return Err(error.into()),
+    };
+    let answer = if already_ended { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((answer, Json(CancelAccepted { job_id, status })).into_response())
+}
+
+/// Why a job went where it went, or why it waits.
+#[utoipa::path(get, path = "/v2/tasks/{id}/why", tag = "tasks",
+    params(("id" = String, Path, description = "The job's id")),
+    responses((status = 200, body = WhyView), (status = 404, body = ErrorBody)))]
+pub async fn why_task(State(app): State<App>, Path(id): Path<String>) -> Result<Json<WhyView>, ApiError> {
+    let job_id = job_id(&id)?;
+    if let Some(why) = app.driver.read(move |brain, now| brain.why(job_id, now)).await? {
+        return Ok(Json(why));
+    }
+    let row = app.history.job(job_id).await?.ok_or_else(|| job_not_found(&id))?;
+    Ok(Json(why_ended(&row, app.history.decisions(job_id).await?)))
+}
+
+/// Hands in a checked task and counts what became of it.
+///
+/// # Errors
+/// What the brain refuses it for.
+pub async fn submit(app: &App, task: crate::driver::CheckedTask) -> Result<Accepted, ErrorDetail> {
+    let answer = app.driver.submit(task).await;
+    let outcome = match &answer {
+        Ok(accepted) if accepted.replayed => "replayed",
+        Ok(_) => "accepted",
+        Err(_) => "refused",
+    };
+    app.metrics.submitted(outcome);
+    answer
+}
+
+/// A reader of a job's events: from memory while it goes on, else from the database.
+///
+/// # Errors
+/// `JOB_NOT_FOUND`, or `EVENTS_EVICTED` for a job whose events are nowhere any more.
+pub async fn attach(app: &App, job_id: JobId, last_event_id: Option<u64>) -> Result<Reader, ApiError> {
+    if let Some(log) = app.subscribers.log(job_id) {
+        return Ok(app.subscribers.attach(log, last_event_id));
+    }
+    if let Some(stream) = app.history.stream(job_id).await? {
+        let log = std::sync::Arc::new(JobLog::kept(job_id, &stream));
+        return Ok(app.subscribers.attach(log, last_event_id));
+    }
+    let known = app.driver.read(move |brain, _| brain.job(job_id).is_some()).await?;
+    if !known {
+        return Err(job_not_found(&job_id.to_string()));
+    }
+    let url = format!("/v2/tasks/{job_id}");
+    let message = "the events of this job are no longer kept";
+    let error = ErrorDetail::new(ErrorCode::EventsEvicted, message)
+        .with_details(serde_json::json!({ "url": url }))
+        .with_hint(format!("GET {url} still shows how it ended"));
+    Err(error.into())
+}
+
+/// Adds the job's id to an answer's headers.
+pub fn with_job(mut answer: Response, job_id: JobId) -> Response {
+    if let Ok(value) = HeaderValue::from_str(&job_id.to_string()) {
+        answer.headers_mut().insert(JOB_HEADER, value);
+    }
+    answer
+}
+
+fn job_id(text: &str) -> Result<JobId, ApiError> {
+    text.parse().map_err(|_| job_not_found(text))
+}
+
+fn bad_query(field: &'static str, allowed: &str) -> ApiError {
+    let message = format!("the query is not understood; allowed is {allowed}");
+    ApiError(ErrorDetail::new(ErrorCode::InvalidField, message).with_field(field))
+}

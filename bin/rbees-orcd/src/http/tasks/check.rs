@@ -1,0 +1,233 @@
+//! From what a client sent to a task that nobody has to check again.
+
+use api_types::sampling::{DEFAULT_MAX_TOKENS, FieldProblem};
+use api_types::task::{ChatMessage, OnDisconnect, Priority, TaskRequest};
+use api_types::worker::{ExecuteRequest, TokenizeRequest, WorkerState};
+use api_types::{CorrelationId, ErrorCode, ErrorDetail};
+use http::HeaderMap;
+use orchestrator_core::Idempotency;
+use sha2::{Digest, Sha256};
+
+use crate::driver::CheckedTask;
+use crate::http::{ApiError, App};
+use crate::ids::next_seed;
+
+/// Longest idempotency key, in bytes.
+const MAX_KEY: usize = 255;
+/// Longest role of a message, in bytes.
+const MAX_ROLE: usize = 64;
+/// Longest name of a model, in bytes.
+const MAX_MODEL: usize = 512;
+
+/// Turns a request into a checked task, or into a refusal that names the field.
+///
+/// # Errors
+/// `INVALID_FIELD` with the field and a reason.
+pub fn check_task(
+    request: TaskRequest,
+    headers: &HeaderMap,
+    correlation_id: &CorrelationId,
+) -> Result<CheckedTask, ApiError> {
+    let request = TaskRequest { max_tokens: request.max_tokens.or(Some(DEFAULT_MAX_TOKENS)), ..request };
+    checked(request, idempotency_header(headers)?, correlation_id)
+}
+
+/// As [`check_task`], with `max_tokens` as given: absent means what the context leaves.
+///
+/// # Errors
+/// As [`check_task`].
+pub fn checked(
+    mut request: TaskRequest,
+    header_key: Option<String>,
+    correlation_id: &CorrelationId,
+) -> Result<CheckedTask, ApiError> {
+    check_input(&request)?;
+    check_model(request.model.as_deref())?;
+    if request.deadline_ms == Some(0) {
+        return Err(problem("deadline_ms", "out_of_range", "deadline_ms is 0; allowed is 1 or more").into());
+    }
+    let idempotency = idempotency(&mut request, header_key)?;
+    let mut sampling = request.sampling();
+    sampling.check()?;
+    sampling.seed.get_or_insert_with(next_seed);
+    let priority = request.priority.unwrap_or_default();
+    let on_disconnect = request.on_disconnect.unwrap_or(match priority {
+        Priority::Interactive => OnDisconnect::Cancel,
+        Priority::Batch => OnDisconnect::Continue,
+    });
+    Ok(CheckedTask {
+        prompt_bytes: input_bytes(&request),
+        model: request.model,
+        request: ExecuteRequest { prompt: request.prompt, messages: request.messages, ..Default::default() }
+            .with_sampling(&sampling),
+        priority,
+        deadline_ms: request.deadline_ms,
+        on_disconnect,
+        retry: request.retry.unwrap_or_default(),
+        placement: request.placement.unwrap_or_default(),
+        durability: request.durability.unwrap_or_default(),
+        idempotency,
+        correlation_id: correlation_id.clone(),
+    })
+}
+
+/// Refuses a prompt that no ready worker's context holds, where its bytes make that possible.
+/// Counting is the worker's business; without a ready worker it is found out at dispatch.
+///
+/// # Errors
+/// `CONTEXT_OVERFLOW` with both counts, or what the worker says about the chat template.
+pub async fn refuse_overflow(app: &App, task: &CheckedTask) -> Result<(), ApiError> {
+    let Some((uri, secret)) = counting_worker(app, task).await? else { return Ok(()) };
+    let worker = app.workers.at(&uri, secret.as_deref()).with_correlation(&task.correlation_id);
+    let request =
+        TokenizeRequest { text: task.request.prompt.clone(), messages: task.request.messages.clone() };
+    let counted = match worker.tokenize(&request).await {
+        Ok(counted) => counted,
+        Err(error) => {
+            return match error.answered() {
+                Some(refusal) if is_about_input(refusal.code) => Err(refusal.clone().into()),
+                // Whatever else is wrong with the worker shows, and is handled, at dispatch.
+                _ => Ok(()),
+            };
+        }
+    };
+    if counted.count < counted.context_length {
+        return Ok(());
+    }
+    Err(overflow(counted.count, counted.context_length).into())
+}
+
+/// The ready worker with the largest context for this model, when the prompt may be too long for
+/// it: a token is at least one byte, so fewer bytes than tokens of context always fit.
+async fn counting_worker(
+    app: &App,
+    task: &CheckedTask,
+) -> Result<Option<(String, Option<String>)>, ErrorDetail> {
+    let (model, bytes) = (task.model.clone(), task.prompt_bytes);
+    app.driver
+        .read(move |brain, now| {
+            let model = brain.resolve_model(model.as_deref()).ok()?;
+            let largest = brain
+                .workers(now)
+                .into_iter()
+                .filter(|worker| worker.state == WorkerState::Ready && worker.facts.model == model)
+                .max_by_key(|worker| worker.facts.context_length)?;
+            if bytes < u64::from(largest.facts.context_length) {
+                return None;
+            }
+            let row = brain.worker_row(&largest.facts.worker_id)?;
+            Some((row.facts.uri.clone(), row.secret.clone()))
+        })
+        .await
+}
+
+fn overflow(count: u32, context: u32) -> ErrorDetail {
+    let message = format!("the prompt has {count} tokens and the context holds {context}");
+    ErrorDetail::new(ErrorCode::ContextOverflow, message)
+        .with_details(serde_json::json!({ "prompt_tokens": count, "context_length": context }))
+        .with_hint("shorten the prompt, or start a worker with a larger --context")
+}
+
+const fn is_about_input(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::ContextOverflow
+            | ErrorCode::NoChatTemplate
+            | ErrorCode::TemplateFailed
+            | ErrorCode::InvalidField
+    )
+}
+
+/// One of `prompt` and `messages`, not empty, and without NUL bytes.
+fn check_input(request: &TaskRequest) -> Result<(), FieldProblem> {
+    match (&request.prompt, &request.messages) {
+        (None, None) => Err(problem("prompt", "missing", "give `prompt` or `messages`")),
+        (Some(_), Some(_)) => Err(problem("messages", "conflict", "give `prompt` or `messages`, not both")),
+        (Some(prompt), None) if prompt.is_empty() => {
+            Err(problem("prompt", "empty", "prompt is empty; allowed is a text of 1 character or more"))
+        }
+        (Some(prompt), None) => no_nul("prompt", prompt),
+        (None, Some(messages)) if messages.is_empty() => {
+            Err(problem("messages", "empty", "messages is empty; allowed is 1 message or more"))
+        }
+        (None, Some(messages)) => {
+            messages.iter().enumerate().try_for_each(|(at, message)| check_message(at, message))
+        }
+    }?;
+    request.stop.iter().enumerate().try_for_each(|(at, stop)| no_nul(&format!("stop.{at}"), stop))
+}
+
+fn check_message(at: usize, message: &ChatMessage) -> Result<(), FieldProblem> {
+    let role = format!("messages.{at}.role");
+    if message.role.is_empty() || message.role.len() > MAX_ROLE {
+        let text = format!("a role has {} bytes; allowed are 1 to {MAX_ROLE}", message.role.len());
+        return Err(FieldProblem::new(role, "out_of_range", text));
+    }
+    no_nul(&role, &message.role)?;
+    no_nul(&format!("messages.{at}.content"), &message.content)
+}
+
+fn no_nul(field: &str, text: &str) -> Result<(), FieldProblem> {
+    match text.bytes().position(|byte| byte == 0) {
+        Some(at) => Err(FieldProblem::new(
+            field,
+            "nul_byte",
+            format!("{field} holds a NUL byte at offset {at}; none is allowed"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn check_model(model: Option<&str>) -> Result<(), FieldProblem> {
+    match model {
+        Some(model) if model.is_empty() || model.len() > MAX_MODEL || model.chars().any(char::is_control) => {
+            let text =
+                format!("model is not a name; allowed are 1 to {MAX_MODEL} bytes without control characters");
+            Err(FieldProblem::new("model", "out_of_range", text))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn idempotency_header(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().map_err(|_| {
+        ApiError::new(ErrorCode::InvalidHeader, "Idempotency-Key is not ASCII; allowed is printable ASCII")
+    })?;
+    Ok(Some(text.to_owned()))
+}
+
+/// The client's key with a digest of everything else in the request.
+fn idempotency(request: &mut TaskRequest, header: Option<String>) -> Result<Option<Idempotency>, ApiError> {
+    let body = request.idempotency_key.take();
+    let key = match (header, body) {
+        (Some(header), Some(body)) if header != body => {
+            let text = "idempotency_key and the Idempotency-Key header differ; give one, or the same";
+            return Err(problem("idempotency_key", "conflict", text).into());
+        }
+        (header, body) => header.or(body),
+    };
+    let Some(key) = key else { return Ok(None) };
+    if key.is_empty() || key.len() > MAX_KEY || key.chars().any(char::is_control) {
+        let text =
+            format!("idempotency_key has {} bytes; allowed are 1 to {MAX_KEY} printable ones", key.len());
+        return Err(FieldProblem::new("idempotency_key", "out_of_range", text).into());
+    }
+    Ok(Some(Idempotency { key, digest: digest(request) }))
+}
+
+/// SHA-256 of the request as this build writes it, so that spaces and order do not matter.
+fn digest(request: &TaskRequest) -> String {
+    let canonical = serde_json::to_vec(request).unwrap_or_default();
+    Sha256::digest(canonical).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn input_bytes(request: &TaskRequest) -> u64 {
+    let prompt = request.prompt.as_ref().map_or(0, String::len);
+    let messages = request.messages.iter().flatten();
+    (prompt + messages.map(|message| message.role.len() + message.content.len()).sum::<usize>()) as u64
+}
+
+fn problem(field: &str, reason: &'static str, message: &str) -> FieldProblem {
+    FieldProblem::new(field, reason, message)
+}

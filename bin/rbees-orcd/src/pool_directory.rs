@@ -1,0 +1,187 @@
+//! The registered pools and what each last said: a reconciler asks them at start, on a signal and
+//! every so often, and tells the brain which models lie where.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use api_types::pool::{PoolStatus, PoolView};
+use api_types::{ErrorCode, ErrorDetail, PROTOCOL, PoolId};
+use clients::pool::{LocalPool, Pool};
+use orchestrator_core::{PoolModel, PoolRow};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::Handle;
+
+/// How long a pool may take to say how it is.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(25);
+/// Name of the pool of this machine.
+const LOCAL: &str = "local";
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct PoolDirectory {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    home: PathBuf,
+    url: String,
+    seen: Mutex<BTreeMap<PoolId, Seen>>,
+    wake: Notify,
+}
+
+/// What a pool last said.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    status: Option<PoolStatus>,
+    error: Option<ErrorDetail>,
+}
+
+impl PoolDirectory {
+    /// Knows nothing yet. `url` is where workers reach this orchestrator.
+    pub fn new(home: PathBuf, url: String) -> Self {
+        Self { shared: Arc::new(Shared { home, url, seen: Mutex::default(), wake: Notify::new() }) }
+    }
+
+    /// Where workers reach this orchestrator.
+    pub fn url(&self) -> &str {
+        &self.shared.url
+    }
+
+    /// Asks all pools again, soon.
+    pub fn refresh(&self) {
+        self.shared.wake.notify_one();
+    }
+
+    /// The way to a pool.
+    ///
+    /// # Errors
+    /// When there is no `rbees-pool` here, or the address is not one.
+    pub fn carrier(&self, row: &PoolRow) -> Result<Pool, ErrorDetail> {
+        match &row.address {
+            None => Ok(Pool::Local(LocalPool::find()?.with_home(self.shared.home.clone()))),
+            Some(address) => Pool::ssh(address, row.repo_dir.as_deref()),
+        }
+    }
+
+    /// A registered pool with what it last said.
+    pub fn view(&self, row: &PoolRow) -> PoolView {
+        let seen = self.lock().get(&row.pool_id).cloned().unwrap_or_default();
+        PoolView {
+            pool_id: row.pool_id.clone(),
+            carrier: if row.address.is_some() { "ssh" } else { LOCAL }.to_owned(),
+            address: row.address.clone(),
+            reachable: seen.error.is_none() && seen.status.is_some(),
+            draining: row.draining,
+            status: seen.status,
+            error: seen.error,
+        }
+    }
+
+    /// Asks a pool how it is, and remembers the answer.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or speaks another version.
+    pub async fn ask(&self, row: &PoolRow) -> Result<PoolStatus, ErrorDetail> {
+        let asked = async {
+            let pool = self.carrier(row)?;
+            match tokio::time::timeout(STATUS_TIMEOUT, pool.json::<PoolStatus>(&["status"])).await {
+                Ok(status) => same_protocol(status?),
+                Err(_) => Err(silent(row)),
+            }
+        };
+        let answer = asked.await;
+        self.remember(&row.pool_id, &answer);
+        answer
+    }
+
+    /// Forgets what a pool said.
+    pub fn forget(&self, pool_id: &PoolId) {
+        self.lock().remove(pool_id);
+    }
+
+    /// Registers the pool of this machine at the first start, when `rbees-pool` lies beside us.
+    pub async fn register_local(&self, driver: &Handle) {
+        let known = driver.read(|brain, _| !brain.pools().is_empty()).await;
+        let (Ok(false), Ok(pool_id), true) = (known, LOCAL.parse(), beside_us()) else { return };
+        let row = PoolRow { pool_id, address: None, repo_dir: None, draining: false };
+        if let Err(error) = driver.put_pool(row).await {
+            tracing::warn!(code = "POOL_NOT_REGISTERED", %error, "the pool of this machine was not registered");
+        }
+    }
+
+    /// Keeps the brain's knowledge of pools true, until `closing`.
+    pub async fn reconcile(self, driver: Handle, interval: Duration, closing: CancellationToken) {
+        loop {
+            self.ask_all(&driver).await;
+            tokio::select! {
+                () = closing.cancelled() => return,
+                () = self.shared.wake.notified() => {}
+                () = tokio::time::sleep(interval) => {}
+            }
+        }
+    }
+
+    async fn ask_all(&self, driver: &Handle) {
+        let Ok(rows) = driver.read(|brain, _| brain.pools().into_iter().cloned().collect::<Vec<_>>()).await
+        else {
+            return;
+        };
+        let asked = rows.iter().map(|row| async move { (row.pool_id.clone(), self.ask(row).await) });
+        for (pool_id, answer) in futures_util::future::join_all(asked).await {
+            match answer {
+                Ok(status) => driver.pool_models(pool_id, models(&status)),
+                Err(error) => {
+                    tracing::warn!(code = "POOL_UNREACHABLE", %pool_id, %error, "a pool did not answer");
+                }
+            }
+        }
+    }
+
+    fn remember(&self, pool_id: &PoolId, answer: &Result<PoolStatus, ErrorDetail>) {
+        let mut all = self.lock();
+        let seen = all.entry(pool_id.clone()).or_default();
+        match answer {
+            Ok(status) => *seen = Seen { status: Some(status.clone()), error: None },
+            Err(error) => seen.error = Some(error.clone()),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<PoolId, Seen>> {
+        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the brain is told of a pool's catalog.
+fn models(status: &PoolStatus) -> Vec<PoolModel> {
+    let model = |model: &api_types::pool::CatalogModel| PoolModel {
+        id: model.id.clone(),
+        aliases: model.aliases.clone(),
+        context_length: model.context_length,
+        downloaded: model.downloaded,
+    };
+    status.models.iter().map(model).collect()
+}
+
+fn beside_us() -> bool {
+    let here = std::env::current_exe().ok();
+    here.and_then(|exe| exe.parent().map(|folder| folder.join("rbees-pool").is_file())).unwrap_or(false)
+}
+
+fn same_protocol(status: PoolStatus) -> Result<PoolStatus, ErrorDetail> {
+    if status.protocol == PROTOCOL {
+        return Ok(status);
+    }
+    let message = format!("the pool speaks protocol {} and this orchestrator {PROTOCOL}", status.protocol);
+    Err(ErrorDetail::new(ErrorCode::VersionSkew, message)
+        .with_hint("install the same version of rbees on both machines"))
+}
+
+fn silent(row: &PoolRow) -> ErrorDetail {
+    let message = format!("the pool {} did not answer within {} s", row.pool_id, STATUS_TIMEOUT.as_secs());
+    ErrorDetail::new(ErrorCode::SshFailed, message)
+}

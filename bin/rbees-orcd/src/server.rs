@@ -1,0 +1,198 @@
+//! Puts the daemon together, and takes it apart in order.
+
+mod home_lock;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use orchestrator_core::Event;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::home_lock::HomeLock;
+use crate::actions::Actions;
+use crate::config::Config;
+use crate::driver::{self, Driver, Handle};
+use crate::http::{App, Guard, listener, router};
+use crate::metrics::Metrics;
+use crate::pool_directory::PoolDirectory;
+use crate::store::history::History;
+use crate::store::{Store, StoreError};
+use crate::subscribers::Subscribers;
+
+/// How long open connections may take to finish when the daemon stops.
+const GRACE: Duration = Duration::from_secs(8);
+/// How often old jobs are looked for.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another orchestrator owns the state root.
+    #[error("another orchestrator uses {home} already ({owner}); stop it, or give --home another folder")]
+    InUse {
+        /// The state root.
+        home: PathBuf,
+        /// What the lock file says of the owner.
+        owner: String,
+    },
+    /// The state root could not be made or locked.
+    #[error("{home} cannot be used: {error}")]
+    Home {
+        /// The state root.
+        home: PathBuf,
+        /// The system's words.
+        error: std::io::Error,
+    },
+    /// The port is taken, or the address is not this machine's.
+    #[error("cannot listen on {bind}: {error}; stop the other program, or give --bind another port")]
+    Bind {
+        /// The address.
+        bind: SocketAddr,
+        /// The system's words.
+        error: std::io::Error,
+    },
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The thread of the driver could not be started.
+    #[error("the driver's thread could not be started: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A daemon that runs.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The way to its brain.
+    pub driver: Handle,
+    closing: CancellationToken,
+    actions: Actions,
+    serving: JoinHandle<()>,
+    driver_ended: oneshot::Receiver<Result<(), StoreError>>,
+    _lock: HomeLock,
+}
+
+impl Server {
+    /// Locks the state root, recovers from the database, and listens.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let lock = HomeLock::take(&config.home)?;
+        let listener = TcpListener::bind(config.bind)
+            .await
+            .map_err(|error| StartError::Bind { bind: config.bind, error })?;
+        let address = listener.local_addr().map_err(|error| StartError::Bind { bind: config.bind, error })?;
+        let url = config.url.clone().unwrap_or_else(|| own_url(address));
+        lock.describe(&url);
+
+        let metrics = Metrics::default();
+        let closing = CancellationToken::new();
+        let (handle, mailbox) = driver::mailbox();
+        let reports = handle.clone();
+        let subscribers = Subscribers::new(
+            Box::new(move |job_id, readers| reports.report(Event::ReadersChanged { job_id, readers })),
+            closing.clone(),
+        );
+        let runtime = tokio::runtime::Handle::current();
+        let actions =
+            Actions::new(runtime, handle.clone(), subscribers.clone(), config.stalls, metrics.clone());
+        let store = Store::open(&config.home)?;
+        let history = History::new(store.path().to_owned());
+        let driver =
+            Driver::recover(config.settings.clone(), config.retention, store, mailbox, actions.clone())?;
+        let driver_ended = start_driver(driver)?;
+
+        let pools = PoolDirectory::new(config.home.clone(), url);
+        let app = App {
+            driver: handle.clone(),
+            subscribers,
+            history,
+            workers: actions.workers.clone(),
+            pools: pools.clone(),
+            metrics: metrics.clone(),
+            limits: config.limits,
+            guard: Arc::new(Guard::new(address, &config.allowed_hosts, config.token.clone())),
+            closing: closing.clone(),
+        };
+        start_background(&handle, pools, config.pool_interval, &closing);
+        let serving = tokio::spawn(listener::serve(
+            listener,
+            router(app),
+            config.limits,
+            metrics,
+            closing.clone(),
+            GRACE,
+        ));
+        Ok(Self { address, driver: handle, closing, actions, serving, driver_ended, _lock: lock })
+    }
+
+    /// Waits until the driver ends by itself, which it only does when the database failed.
+    pub async fn driver_failed(&mut self) -> Result<(), StoreError> {
+        (&mut self.driver_ended).await.unwrap_or(Ok(()))
+    }
+
+    /// Stops in order: no new connections, open streams end with a comment, the driver writes what
+    /// it was told. Runs go on in their workers.
+    ///
+    /// # Errors
+    /// When the last commit fails.
+    pub async fn stop(self) -> Result<(), StoreError> {
+        self.closing.cancel();
+        let _ = self.serving.await;
+        self.actions.stop_relays();
+        self.driver.stop();
+        self.driver_ended.await.unwrap_or(Ok(()))
+    }
+
+    /// Ends as a crash would, as far as others can see: nobody is told anything.
+    pub async fn crash(self) {
+        self.actions.stop_relays();
+        self.serving.abort();
+        let _ = self.serving.await;
+        self.closing.cancel();
+        self.driver.stop();
+        let _ = self.driver_ended.await;
+    }
+}
+
+fn start_driver(driver: Driver) -> Result<oneshot::Receiver<Result<(), StoreError>>, StartError> {
+    let (ended, driver_ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("driver".to_owned())
+        .spawn(move || {
+            let _ = ended.send(driver.run());
+        })
+        .map_err(StartError::Thread)?;
+    Ok(driver_ended)
+}
+
+/// Everything that is done again and again: asking pools, deleting old jobs.
+fn start_background(driver: &Handle, pools: PoolDirectory, interval: Duration, closing: &CancellationToken) {
+    let (handle, token) = (driver.clone(), closing.clone());
+    tokio::spawn(async move {
+        pools.register_local(&handle).await;
+        pools.reconcile(handle, interval, token).await;
+    });
+    let (handle, token) = (driver.clone(), closing.clone());
+    tokio::spawn(async move {
+        while tokio::time::timeout(PRUNE_EVERY, token.cancelled()).await.is_err() {
+            handle.prune();
+        }
+    });
+}
+
+/// The URL under which this machine's own programs reach us.
+fn own_url(address: SocketAddr) -> String {
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    format!("http://{address}")
+}

@@ -1,0 +1,52 @@
+-- Single facts that belong to no row: the largest time written, the next incarnation.
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Every job that is queued, runs, or ended within the retention. Times are UTC microseconds.
+-- AUTOINCREMENT: a number is never given twice, also after its job was deleted.
+CREATE TABLE jobs (
+    number       INTEGER PRIMARY KEY AUTOINCREMENT,
+    job_id       BLOB NOT NULL UNIQUE,
+    status       TEXT NOT NULL,
+    model        TEXT NOT NULL,
+    submitted_at INTEGER NOT NULL,
+    ended_at     INTEGER,
+    detail       TEXT NOT NULL
+) STRICT;
+CREATE INDEX jobs_by_status ON jobs (status, number);
+CREATE INDEX jobs_by_model ON jobs (model, number);
+CREATE INDEX jobs_by_end ON jobs (ended_at) WHERE ended_at IS NOT NULL;
+
+-- What was asked for. Erased by the commit that ends the job.
+CREATE TABLE requests (
+    number  INTEGER PRIMARY KEY REFERENCES jobs (number) ON DELETE CASCADE,
+    request BLOB NOT NULL
+) STRICT;
+
+-- The events of a job: while it runs those the orchestrator itself published, afterwards all.
+-- complete = 0: events before the last one were lost with the machines that held them.
+CREATE TABLE streams (
+    number   INTEGER PRIMARY KEY REFERENCES jobs (number) ON DELETE CASCADE,
+    events   BLOB NOT NULL,
+    complete INTEGER NOT NULL,
+    result   TEXT
+) STRICT;
+
+CREATE TABLE decisions (
+    number   INTEGER NOT NULL REFERENCES jobs (number) ON DELETE CASCADE,
+    attempt  INTEGER NOT NULL,
+    decision TEXT NOT NULL,
+    PRIMARY KEY (number, attempt)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE workers (
+    worker_id TEXT PRIMARY KEY,
+    detail    TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE pools (
+    pool_id TEXT PRIMARY KEY,
+    detail  TEXT NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,203 @@
+//! One change of the database each, inside the driver's transaction.
+
+use api_types::task::Decision;
+use api_types::{Attempt, JobId, PoolId, WorkerId};
+use orchestrator_core::{JobRow, PoolRow, WorkerRow};
+use rusqlite::Transaction;
+
+use super::StoreError;
+use super::record::{JobDetail, WorkerDetail, micros, write_json};
+
+/// Something to write. As the brain asked for it, with the texts that the brain never sees.
+#[derive(Debug)]
+pub enum Change {
+    /// A new job with what it asks for and the events published so far.
+    InsertJob {
+        /// The brain's row.
+        row: JobRow,
+        /// The request as JSON.
+        request: Vec<u8>,
+        /// Frames.
+        published: Vec<u8>,
+    },
+    /// A job that moved on.
+    UpdateJob(JobRow),
+    /// Frames that the orchestrator published on a job's stream.
+    Publish {
+        /// The job.
+        job_id: JobId,
+        /// Frames, to be appended.
+        frames: Vec<u8>,
+    },
+    /// A job that ended; its request is erased.
+    EndJob {
+        /// The final row.
+        row: JobRow,
+        /// What is kept of its stream.
+        stream: KeptStream,
+    },
+    /// Why an attempt went where it went.
+    PutDecision {
+        /// The job.
+        job_id: JobId,
+        /// The try.
+        attempt: Attempt,
+        /// Who was looked at.
+        decision: Decision,
+    },
+    /// A worker that is new or changed.
+    PutWorker(WorkerRow),
+    /// A worker that is no longer of interest.
+    DeleteWorker(WorkerId),
+    /// A pool that is new or changed.
+    PutPool(PoolRow),
+    /// A pool that is no longer of interest.
+    DeletePool(PoolId),
+}
+
+/// The events of an ended job.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeptStream {
+    /// All frames, the last event included.
+    pub events: Vec<u8>,
+    /// Whether no event before the last one was lost.
+    pub complete: bool,
+    /// The text of the completion; absent when there was none.
+    pub result: Option<String>,
+}
+
+/// Writes one change.
+pub(super) fn apply(transaction: &Transaction<'_>, change: &Change) -> Result<(), StoreError> {
+    match change {
+        Change::InsertJob { row, request, published } => insert_job(transaction, row, request, published),
+        Change::UpdateJob(row) => update_job(transaction, row),
+        Change::Publish { job_id, frames } => publish(transaction, *job_id, frames),
+        Change::EndJob { row, stream } => end_job(transaction, row, stream),
+        Change::PutDecision { job_id, attempt, decision } => {
+            put_decision(transaction, *job_id, *attempt, decision)
+        }
+        Change::PutWorker(row) => put_worker(transaction, row),
+        Change::DeleteWorker(id) => {
+            delete(transaction, "DELETE FROM workers WHERE worker_id = ?1", id.as_str())
+        }
+        Change::PutPool(row) => put_pool(transaction, row),
+        Change::DeletePool(id) => delete(transaction, "DELETE FROM pools WHERE pool_id = ?1", id.as_str()),
+    }
+}
+
+/// Sets a single fact.
+pub(super) fn put_meta(transaction: &Transaction<'_>, key: &str, value: i64) -> Result<(), StoreError> {
+    transaction
+        .prepare_cached("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2")?
+        .execute((key, value))?;
+    Ok(())
+}
+
+fn insert_job(
+    transaction: &Transaction<'_>,
+    row: &JobRow,
+    request: &[u8],
+    published: &[u8],
+) -> Result<(), StoreError> {
+    let number = number(row.number);
+    let detail = write_json("jobs.detail", &JobDetail::from(row))?;
+    transaction
+        .prepare_cached(
+            "INSERT INTO jobs (number, job_id, status, model, submitted_at, ended_at, detail)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute((
+            number,
+            row.job_id.uuid().as_bytes(),
+            row.status.as_str(),
+            &row.model,
+            micros(row.submitted_at),
+            row.ended_at.map(micros),
+            detail,
+        ))?;
+    transaction
+        .prepare_cached("INSERT INTO requests (number, request) VALUES (?1, ?2)")?
+        .execute((number, request))?;
+    transaction
+        .prepare_cached("INSERT INTO streams (number, events, complete) VALUES (?1, ?2, 1)")?
+        .execute((number, published))?;
+    Ok(())
+}
+
+fn update_job(transaction: &Transaction<'_>, row: &JobRow) -> Result<(), StoreError> {
+    let detail = write_json("jobs.detail", &JobDetail::from(row))?;
+    transaction
+        .prepare_cached(
+            "UPDATE jobs SET status = ?2, model = ?3, ended_at = ?4, detail = ?5 WHERE number = ?1",
+        )?
+        .execute((number(row.number), row.status.as_str(), &row.model, row.ended_at.map(micros), detail))?;
+    Ok(())
+}
+
+fn publish(transaction: &Transaction<'_>, job_id: JobId, frames: &[u8]) -> Result<(), StoreError> {
+    transaction
+        .prepare_cached(
+            "UPDATE streams SET events = CAST(events || ?2 AS BLOB)
+             WHERE number = (SELECT number FROM jobs WHERE job_id = ?1)",
+        )?
+        .execute((job_id.uuid().as_bytes(), frames))?;
+    Ok(())
+}
+
+fn end_job(transaction: &Transaction<'_>, row: &JobRow, stream: &KeptStream) -> Result<(), StoreError> {
+    update_job(transaction, row)?;
+    let number = number(row.number);
+    transaction.prepare_cached("DELETE FROM requests WHERE number = ?1")?.execute([number])?;
+    transaction
+        .prepare_cached("UPDATE streams SET events = ?2, complete = ?3, result = ?4 WHERE number = ?1")?
+        .execute((number, &stream.events, stream.complete, &stream.result))?;
+    Ok(())
+}
+
+fn put_decision(
+    transaction: &Transaction<'_>,
+    job_id: JobId,
+    attempt: Attempt,
+    decision: &Decision,
+) -> Result<(), StoreError> {
+    let text = write_json("decisions.decision", decision)?;
+    transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO decisions (number, attempt, decision)
+             SELECT number, ?2, ?3 FROM jobs WHERE job_id = ?1",
+        )?
+        .execute((job_id.uuid().as_bytes(), attempt.0, text))?;
+    Ok(())
+}
+
+fn put_worker(transaction: &Transaction<'_>, row: &WorkerRow) -> Result<(), StoreError> {
+    let detail = write_json("workers.detail", &WorkerDetail::from(row))?;
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO workers (worker_id, detail) VALUES (?1, ?2)")?
+        .execute((row.facts.worker_id.as_str(), detail))?;
+    transaction
+        .prepare_cached(
+            "INSERT INTO meta (key, value) VALUES ('next_incarnation', ?1)
+             ON CONFLICT DO UPDATE SET value = max(value, ?1)",
+        )?
+        .execute([number(row.next_incarnation.0)])?;
+    Ok(())
+}
+
+fn put_pool(transaction: &Transaction<'_>, row: &PoolRow) -> Result<(), StoreError> {
+    let detail = write_json("pools.detail", row)?;
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO pools (pool_id, detail) VALUES (?1, ?2)")?
+        .execute((row.pool_id.as_str(), detail))?;
+    Ok(())
+}
+
+fn delete(transaction: &Transaction<'_>, sql: &str, key: &str) -> Result<(), StoreError> {
+    transaction.prepare_cached(sql)?.execute([key])?;
+    Ok(())
+}
+
+/// SQLite's integers are signed; ours count up from 1 and never get that far.
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,102 @@
+//! Who listens to which job: one log per job, any number of readers, none of whom can hold up
+//! another or the worker.
+
+pub mod log;
+pub mod reader;
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api_types::JobId;
+use tokio_util::sync::CancellationToken;
+
+pub use self::log::{Appended, JobLog};
+pub use self::reader::Reader;
+
+/// Logs of ended `durability: memory` jobs that are kept for late readers.
+const KEPT_ENDED: usize = 256;
+
+/// Told whenever a job gets its first reader or loses its last.
+pub type OnReaders = Box<dyn Fn(JobId, u32) + Send + Sync>;
+
+/// The logs of all jobs that have not ended.
+#[derive(Clone)]
+pub struct Subscribers {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    logs: Mutex<HashMap<JobId, Arc<JobLog>>>,
+    ended: Mutex<VecDeque<Arc<JobLog>>>,
+    on_readers: OnReaders,
+    closing: CancellationToken,
+}
+
+impl fmt::Debug for Subscribers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscribers").finish_non_exhaustive()
+    }
+}
+
+impl Subscribers {
+    /// No logs yet. `closing` ends every reader with a comment.
+    pub fn new(on_readers: OnReaders, closing: CancellationToken) -> Self {
+        let shared = Shared { logs: Mutex::default(), ended: Mutex::default(), on_readers, closing };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The log of a new job, or of one taken over from the database with the frames published so
+    /// far; `complete` is false when a worker's events are missing from it.
+    pub fn create(&self, job_id: JobId, frames: &[u8], complete: bool) -> Arc<JobLog> {
+        let log = Arc::new(JobLog::new(job_id, frames, complete));
+        self.lock().insert(job_id, Arc::clone(&log));
+        log
+    }
+
+    /// The log of a job that has not ended, or of an ended one that was never on disk.
+    pub fn log(&self, job_id: JobId) -> Option<Arc<JobLog>> {
+        if let Some(log) = self.lock().get(&job_id) {
+            return Some(Arc::clone(log));
+        }
+        let ended = self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.iter().find(|log| log.job_id() == job_id).cloned()
+    }
+
+    /// A reader of the log that goes on after the event `last_event_id`.
+    pub fn attach(&self, log: Arc<JobLog>, last_event_id: Option<u64>) -> Reader {
+        log.reader_came(&self.shared.on_readers);
+        Reader::new(self.clone(), log, last_event_id, self.shared.closing.clone())
+    }
+
+    /// Forgets the log of an ended job; its readers still read it to the end. With `keep` it
+    /// stays for a while, because the database does not have it.
+    pub fn remove(&self, job_id: JobId, keep: bool) {
+        let removed = self.lock().remove(&job_id);
+        if let (Some(log), true) = (removed, keep) {
+            let mut ended = self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.push_back(log);
+            if ended.len() > KEPT_ENDED {
+                ended.pop_front();
+            }
+        }
+    }
+
+    /// Jobs with a log.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether no job has a log.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn detach(&self, log: &JobLog) {
+        log.reader_left(&self.shared.on_readers);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Arc<JobLog>>> {
+        self.shared.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

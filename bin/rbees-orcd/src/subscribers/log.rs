@@ -1,0 +1,327 @@
+//! The events of one job: appended by the driver and one relay, read by many.
+//!
+//! Frames lie back to back in one buffer as they came from the worker. Readers see the first
+//! `visible` of them; what follows is not committed yet.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use api_types::sse::{FrameDecoder, encode_event_into};
+use api_types::{JobId, TaskEvent};
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::OnReaders;
+use crate::store::KeptStream;
+
+/// Most bytes of events one job may have; a worker that sends more breaks the protocol.
+pub const MAX_LOG_BYTES: usize = 64 * 1024 * 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub struct JobLog {
+    job_id: JobId,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: Vec<u8>,
+    /// Where each frame ends in `bytes`.
+    ends: Vec<usize>,
+    /// Frames that readers may see.
+    visible: usize,
+    /// Whether what is appended may be seen at once.
+    open: bool,
+    /// Frames from here on belong to a run that is not committed as `running`.
+    held_from: Option<usize>,
+    /// Which relay may append; 0 is none.
+    writer: u64,
+    last_writer: u64,
+    /// The latest event without a number, and how many there were.
+    live: (u64, Bytes),
+    readers: u32,
+    ended: bool,
+    complete: bool,
+}
+
+/// What became of an appended frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// It is in the log.
+    Kept,
+    /// It was in the log already.
+    Known,
+    /// Frames before it are missing.
+    Gap {
+        /// The number that comes next.
+        expected: u64,
+    },
+    /// The log is larger than any job's may be.
+    TooLarge,
+    /// Another relay writes now, or none.
+    Stale,
+}
+
+/// What a reader finds at its place in the log.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Frames, the reader's next place, and whether the last event is among them.
+    Frames(Bytes, u64, bool),
+    /// An event without a number, and how many there were.
+    Live(Bytes, u64),
+    /// Nothing yet.
+    Nothing,
+    /// Nothing any more.
+    Ended,
+}
+
+impl JobLog {
+    /// A log that starts with these frames.
+    pub(super) fn new(job_id: JobId, frames: &[u8], complete: bool) -> Self {
+        let mut state = State { complete, ..State::default() };
+        for length in frame_lengths(frames) {
+            state.ends.push(state.ends.last().unwrap_or(&0) + length);
+        }
+        state.bytes.extend_from_slice(frames);
+        state.visible = state.ends.len();
+        Self { job_id, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// An ended log, as the database kept it.
+    pub fn kept(job_id: JobId, stream: &KeptStream) -> Self {
+        let log = Self::new(job_id, &stream.events, stream.complete);
+        log.lock().ended = true;
+        log
+    }
+
+    /// Whose events these are.
+    pub fn job_id(&self) -> JobId {
+        self.job_id
+    }
+
+    /// Appends an event of the orchestrator's own, unseen until [`Self::reveal`]; gives its frame.
+    pub fn stage(&self, event: &TaskEvent) -> Vec<u8> {
+        let mut state = self.lock();
+        let mut frame = Vec::with_capacity(128);
+        encode_event_into(&mut frame, Some(state.next_id()), event);
+        state.push(&frame);
+        frame
+    }
+
+    /// Shows what was staged.
+    pub fn reveal(&self) {
+        let mut state = self.lock();
+        state.visible = state.held_from.unwrap_or(state.ends.len());
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// A relay begins to write: what an earlier one held back is dropped. Gives its number, and
+    /// the id of the next event. With `passed`, readers see its events at once.
+    pub fn begin_run(&self, passed: bool) -> (u64, u64) {
+        let mut state = self.lock();
+        state.drop_held();
+        state.held_from = if passed { None } else { Some(state.ends.len()) };
+        state.open = passed;
+        state.last_writer += 1;
+        state.writer = if state.ended { 0 } else { state.last_writer };
+        (state.last_writer, state.next_id())
+    }
+
+    /// Appends a worker's frame as it came.
+    pub fn append(&self, writer: u64, id: u64, raw: &[u8]) -> Appended {
+        let mut state = self.lock();
+        let expected = state.next_id();
+        if state.writer != writer {
+            return Appended::Stale;
+        }
+        if id != expected {
+            return if id < expected { Appended::Known } else { Appended::Gap { expected } };
+        }
+        if state.bytes.len() + raw.len() > MAX_LOG_BYTES {
+            return Appended::TooLarge;
+        }
+        state.push(raw);
+        state.complete = true;
+        let shown = state.open;
+        if shown {
+            state.visible = state.ends.len();
+        }
+        drop(state);
+        if shown {
+            self.changed.notify_waiters();
+        }
+        Appended::Kept
+    }
+
+    /// Shows an event without a number to those who read now. Only the latest is held.
+    pub fn append_live(&self, writer: u64, raw: Bytes) {
+        let mut state = self.lock();
+        if state.writer == writer {
+            state.live = (state.live.0 + 1, raw);
+            drop(state);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// The run's events belong to the log from now on; unseen until [`Self::pass`].
+    pub fn keep_held(&self) {
+        self.lock().held_from = None;
+    }
+
+    /// Shows what was held back, and what follows.
+    pub fn pass(&self) {
+        let mut state = self.lock();
+        state.open = state.writer != 0;
+        state.visible = state.held_from.unwrap_or(state.ends.len());
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// The relay may no longer write, and what it held back is gone.
+    pub fn drop_run(&self) {
+        let mut state = self.lock();
+        state.drop_held();
+        state.open = false;
+        state.writer = 0;
+    }
+
+    /// Closes the log with its last event, unseen until [`Self::end`]; gives what is to be kept.
+    pub fn seal(&self, release_held: bool, last_event: &TaskEvent) -> KeptStream {
+        let mut state = self.lock();
+        state.writer = 0;
+        state.open = false;
+        if release_held {
+            state.held_from = None;
+        }
+        state.drop_held();
+        let result = completion_text(&state.bytes);
+        let mut frame = Vec::with_capacity(256);
+        encode_event_into(&mut frame, Some(state.next_id()), last_event);
+        state.push(&frame);
+        KeptStream { events: state.bytes.clone(), complete: state.complete, result }
+    }
+
+    /// Shows the last event; readers leave after it.
+    pub fn end(&self) {
+        let mut state = self.lock();
+        state.visible = state.ends.len();
+        state.ended = true;
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// The text of the completion so far; absent without a token.
+    pub fn text(&self) -> Option<String> {
+        let state = self.lock();
+        let end = state.visible.checked_sub(1).and_then(|last| state.ends.get(last)).copied();
+        completion_text(state.bytes.get(..end.unwrap_or(0)).unwrap_or_default())
+    }
+
+    /// One more reader. Reported under the lock, so that reports keep their order.
+    pub(super) fn reader_came(&self, report: &OnReaders) {
+        let mut state = self.lock();
+        state.readers += 1;
+        if state.readers == 1 && !state.ended {
+            report(self.job_id, 1);
+        }
+    }
+
+    /// One reader less.
+    pub(super) fn reader_left(&self, report: &OnReaders) {
+        let mut state = self.lock();
+        state.readers = state.readers.saturating_sub(1);
+        if state.readers == 0 && !state.ended {
+            report(self.job_id, 0);
+        }
+    }
+
+    /// Wakes when something changed. Made before [`Self::find`], so that no change is missed.
+    pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// What is there for a reader whose next event is `next`, who has seen `live` live events,
+    /// and who has or has not been given the last one.
+    pub(super) fn find(&self, next: u64, live: u64, had_last: bool) -> Found {
+        let state = self.lock();
+        let at = usize::try_from(next).unwrap_or(usize::MAX);
+        if at < state.visible {
+            return Found::Frames(state.slice(at, state.visible), state.visible as u64, state.ended);
+        }
+        if state.ended {
+            return state.last_for_late_reader(at, had_last);
+        }
+        if state.live.0 > live {
+            return Found::Live(state.live.1.clone(), state.live.0);
+        }
+        Found::Nothing
+    }
+
+    /// How many live events there were.
+    pub(super) fn live_count(&self) -> u64 {
+        self.lock().live.0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn next_id(&self) -> u64 {
+        self.ends.len() as u64
+    }
+
+    fn push(&mut self, frame: &[u8]) {
+        self.bytes.extend_from_slice(frame);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn drop_held(&mut self) {
+        if let Some(from) = self.held_from.take() {
+            self.ends.truncate(from);
+            self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
+        }
+    }
+
+    fn slice(&self, from: usize, to: usize) -> Bytes {
+        let start = from.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        let end = to.checked_sub(1).and_then(|last| self.ends.get(last)).copied().unwrap_or(0);
+        Bytes::copy_from_slice(self.bytes.get(start..end).unwrap_or_default())
+    }
+
+    /// A reader at or past the end of an ended log has everything, unless events were lost: then
+    /// its numbers mean nothing, and it still has to learn how the job ended.
+    fn last_for_late_reader(&self, at: usize, had_last: bool) -> Found {
+        let lost = at > self.visible || !self.complete;
+        match self.visible.checked_sub(1) {
+            Some(last) if lost && !had_last => Found::Frames(self.slice(last, self.visible), at as u64, true),
+            _ => Found::Ended,
+        }
+    }
+}
+
+/// Lengths of the frames in `bytes`, which holds whole frames only.
+fn frame_lengths(bytes: &[u8]) -> Vec<usize> {
+    let mut decoder = FrameDecoder::with_limit(MAX_LOG_BYTES);
+    decoder.push(bytes);
+    std::iter::from_fn(|| decoder.next_frame().ok().flatten()).map(|frame| frame.raw.len()).collect()
+}
+
+/// The joined texts of the `token` events in `bytes`.
+fn completion_text(bytes: &[u8]) -> Option<String> {
+    let mut decoder = FrameDecoder::with_limit(MAX_LOG_BYTES);
+    decoder.push(bytes);
+    let mut text: Option<String> = None;
+    while let Ok(Some(frame)) = decoder.next_frame() {
+        if frame.event != "token" {
+            continue;
+        }
+        if let Ok(TaskEvent::Token { t, .. }) = frame.task_event() {
+            text.get_or_insert_default().push_str(&t);
+        }
+    }
+    text
+}
