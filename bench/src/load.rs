@@ -7,4 +7,4 @@ mod streams;
 
 pub use closed::{ClosedLoop, Throughput};
 pub use connection::{Connection, Target};
-pub use streams::{IdleStreams, Paced, paced};
+pub use streams::{IdleStreams, OPENING, Paced, paced};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use crate::load::{ClosedLoop, IdleStreams, Paced, Throughput, paced};
+use crate::load::{ClosedLoop, IdleStreams, OPENING, Paced, Throughput, paced};
 use crate::machine;
 use crate::report::{self, Report};
 use crate::storage::{self, Floor};
@@ -43,7 +43,7 @@ pub struct Plan {
 /// Connections of the rate and submission loops.
 pub const CONNECTIONS: usize = 32;
 /// Paced streams at once.
-pub const STREAMS: usize = 64;
+pub const STREAMS: u32 = 64;
 /// Time between two tokens of a paced stream.
 pub const GAP: Duration = Duration::from_millis(10);
 /// Longer than any idle stream stays open.
@@ -169,7 +169,7 @@ async fn measure_subject(plan: &Plan, subject: &Subject) -> anyhow::Result<Round
 
 /// Enough tokens to outlast the opening of all streams and the measurement.
 fn tokens_for(plan: &Plan) -> u32 {
-    let life = plan.duration + Duration::from_millis(700);
+    let life = plan.duration + OPENING * 2;
     u32::try_from(life.as_millis() / GAP.as_millis()).unwrap_or(u32::MAX)
 }
 

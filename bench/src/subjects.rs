@@ -8,7 +8,6 @@ mod routers;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use bytes::Bytes;
 
 pub use process::Running;
@@ -102,10 +101,9 @@ impl Subject {
     pub async fn start(kind: Kind, programs: &Programs, folder: &Path) -> anyhow::Result<Self> {
         let folder = folder.join(kind.name());
         std::fs::create_dir_all(&folder)?;
-        let subject = Self::launch(kind, programs, &folder)
-            .await
-            .with_context(|| format!("starting {}", kind.name()))?;
-        subject.running.until_answers(&subject.chat(1, 0, false)).await?;
+        let mut subject = Self::launch(kind, programs, &folder).await?;
+        let chat = subject.chat(1, 0, false);
+        subject.running.until_answers(&chat).await?;
         Ok(subject)
     }
 

@@ -16,6 +16,8 @@ use crate::stats::percentile;
 
 /// Opening one more idle stream may take this long.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
+/// Paced streams have this long to open and come into step.
+pub const OPENING: Duration = Duration::from_millis(400);
 /// Idle streams are opened this many at a time.
 const OPEN_AT_ONCE: usize = 16;
 
@@ -34,22 +36,21 @@ pub struct Paced {
 ///
 /// # Errors
 /// When a stream cannot be opened, or nothing arrives in the measured time.
-pub async fn paced(target: &Target, pid: u32, count: usize, duration: Duration) -> anyhow::Result<Paced> {
+pub async fn paced(target: &Target, pid: u32, count: u32, duration: Duration) -> anyhow::Result<Paced> {
     let measuring = Arc::new(AtomicBool::new(false));
     let tokens = Arc::new(AtomicU64::new(0));
     let mut readers = Vec::new();
-    for _ in 0..count {
-        let mut connection = Connection::open(target.address).await?;
-        let body = connection.post(&target.path, target.body.clone()).await?.into_body();
-        let (measuring, tokens) = (Arc::clone(&measuring), Arc::clone(&tokens));
+    for index in 0..count {
+        let (measuring, tokens, target) = (Arc::clone(&measuring), Arc::clone(&tokens), target.clone());
         readers.push(tokio::spawn(async move {
-            let _open = connection;
+            // Spread over one gap, so that the streams do not tick together.
+            tokio::time::sleep(Duration::from_micros(150) * index).await;
+            let mut connection = Connection::open(target.address).await?;
+            let body = connection.post(&target.path, target.body).await?.into_body();
             read_paced(body, &measuring, &tokens).await
         }));
-        // Spread over one gap, so that the streams do not tick together.
-        tokio::time::sleep(Duration::from_micros(150)).await;
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::sleep(OPENING).await;
     measuring.store(true, Ordering::Relaxed);
     let cpu = machine::cpu_ns(pid);
     tokio::time::sleep(duration).await;

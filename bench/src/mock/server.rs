@@ -104,7 +104,8 @@ async fn route(mock: &Arc<Mock>, request: Request<Incoming>) -> Answer {
 /// What of a chat request matters here.
 #[derive(Deserialize)]
 struct Chat {
-    #[serde(default = "one")]
+    // Some routers rewrite the older name.
+    #[serde(default = "one", alias = "max_completion_tokens")]
     max_tokens: u32,
     #[serde(default)]
     stream: bool,

@@ -41,7 +41,7 @@ pub fn markdown(report: &Report) -> String {
     rows.extend(ratios(report).into_iter().map(|ratio| vec![ratio.what, format!("{:.2}", ratio.value)]));
     out.push_str(&aligned(&rows));
     for line in &report.left_out {
-        let _ = writeln!(out, "\nLeft out: {}", line.lines().next().unwrap_or_default());
+        let _ = writeln!(out, "\nLeft out: {}", line.lines().collect::<Vec<_>>().join(" "));
     }
     out
 }

@@ -25,7 +25,7 @@ pub fn start(
 
 fn text(address: SocketAddr, mock: SocketAddr) -> String {
     format!(
-        "global\n  maxconn 16000\n  nbthread 1\n\
+        "global\n  maxconn 4000\n  nbthread 1\n\
          defaults\n  mode http\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n  \
          option http-no-delay\n\
          frontend front\n  bind {address}\n  default_backend back\n\

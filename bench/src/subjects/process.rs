@@ -43,9 +43,12 @@ impl Running {
     ///
     /// # Errors
     /// When it is not within a minute; with the last refusal and what the process said.
-    pub async fn until_answers(&self, target: &Target) -> anyhow::Result<()> {
+    pub async fn until_answers(&mut self, target: &Target) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("it ended at once ({status}): {}", self.last_words());
+            }
             let error = match once(target).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
