@@ -1,1 +1,80 @@
-fn main() {}
+//! The program `rbees-workerd`.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use api_types::ErrorDetail;
+use clap::Parser;
+use rbees_workerd::config::{Args, Command, Config};
+use rbees_workerd::{capabilities, http, worker};
+use tracing_subscriber::EnvFilter;
+
+/// Holds the secret that callers must present.
+const SECRET: &str = "RBEES_WORKER_SECRET";
+/// What is logged unless `RUST_LOG` says otherwise: llama.cpp's own lines only when they are errors.
+const LOG_FILTER: &str = "info,llama-cpp-2=error";
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if args.command == Some(Command::Openapi) {
+        return print(http::openapi::as_json().map_err(anyhow::Error::from));
+    }
+    if args.capabilities {
+        let can = capabilities::capabilities();
+        return print(if args.json {
+            serde_json::to_string_pretty(&can).map(|text| text + "\n").map_err(anyhow::Error::from)
+        } else {
+            Ok(capabilities::as_text(&can))
+        });
+    }
+    log_to_stderr();
+    match Config::new(args, std::env::var(SECRET).ok()) {
+        Ok(config) => serve(config),
+        Err(error) => usage(&error),
+    }
+}
+
+fn serve(config: Config) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(worker::run(config));
+            // A step that never ends must not hold the process.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => {
+            tracing::error!(event = "no_runtime", %error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(text: anyhow::Result<String>) -> ExitCode {
+    match text.and_then(|text| Ok(std::io::stdout().write_all(text.as_bytes())?)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage(error: &ErrorDetail) -> ExitCode {
+    let mut stderr = std::io::stderr();
+    let _ = writeln!(stderr, "error: {}", error.message);
+    if let Some(hint) = &error.hint {
+        let _ = writeln!(stderr, "hint: {hint}");
+    }
+    ExitCode::from(2)
+}
+
+/// Lines for people on a terminal, JSON otherwise.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        builder.init();
+    } else {
+        builder.json().flatten_event(true).init();
+    }
+}

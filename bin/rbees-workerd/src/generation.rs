@@ -1,0 +1,218 @@
+//! One run inside the decode loop: what was fed, what comes next, when it is over.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api_types::event::{RunEnd, RunMetrics, StopReason, TaskEvent};
+use api_types::sampling::Sampling;
+use api_types::{ErrorCode, ErrorDetail};
+use engine::sampler::Sampler;
+use engine::{Token, Tokenizer};
+
+use crate::runs::Run;
+use crate::text::{Settled, TokenText};
+
+/// Progress is shown to live readers this often while tokens come.
+const METRICS_EVERY: Duration = Duration::from_secs(1);
+
+/// A run that is ready to begin: its prompt is tokens, its slot is taken.
+#[derive(Debug)]
+pub struct Job {
+    /// The run and its log.
+    pub run: Arc<Run>,
+    /// At least one token, and fewer than the context holds.
+    pub prompt: Vec<Token>,
+    /// Checked settings.
+    pub sampling: Sampling,
+    /// Most tokens to generate; prompt and completion fit the context.
+    pub max_tokens: u32,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// When the run has taken too long.
+    pub deadline: Option<Instant>,
+    /// When `/execute` arrived.
+    pub accepted: Instant,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Finish {
+    /// By itself or by request.
+    Stopped(StopReason),
+    /// By a failure.
+    Failed(ErrorDetail),
+}
+
+/// A job at work in a slot.
+#[derive(Debug)]
+pub struct Generation {
+    job: Job,
+    sampler: Sampler,
+    text: TokenText,
+    /// Prompt tokens that the engine has processed.
+    fed: usize,
+    /// Tokens generated.
+    out: u32,
+    /// The last token, while the engine has not processed it.
+    next: Option<Token>,
+    first_token: Option<Instant>,
+    shown: Option<Instant>,
+}
+
+impl Generation {
+    /// A generation that has done nothing yet.
+    pub fn new(job: Job) -> Self {
+        let sampler = Sampler::new(&job.sampling, job.seed, &job.prompt);
+        let text = TokenText::new(&job.sampling.stop);
+        Self { job, sampler, text, fed: 0, out: 0, next: None, first_token: None, shown: None }
+    }
+
+    /// Its run.
+    pub fn run(&self) -> &Arc<Run> {
+        &self.job.run
+    }
+
+    /// Prompt tokens that are still to be processed.
+    pub fn unfed(&self) -> &[Token] {
+        self.job.prompt.get(self.fed..).unwrap_or_default()
+    }
+
+    /// Where the next token goes in its sequence.
+    pub fn position(&self) -> u32 {
+        let decoded = self.out.saturating_sub(u32::from(self.next.is_some()));
+        u32::try_from(self.fed).unwrap_or(u32::MAX).saturating_add(decoded)
+    }
+
+    /// The token to decode next, unless the prompt is still being processed.
+    pub fn next_token(&self) -> Option<Token> {
+        self.next
+    }
+
+    /// Whether it must wait because its log is full.
+    pub fn is_paused(&self) -> bool {
+        self.job.run.log.is_full()
+    }
+
+    /// Why it must end now although the model would go on.
+    pub fn interruption(&self, now: Instant) -> Option<Finish> {
+        if self.job.run.is_cancelled() {
+            return Some(Finish::Stopped(StopReason::Cancelled));
+        }
+        let late = self.job.deadline.is_some_and(|deadline| now >= deadline);
+        late.then(|| {
+            let message = format!("the run used up its time limit after {} tokens", self.out);
+            Finish::Failed(ErrorDetail::new(ErrorCode::DeadlineExceeded, message))
+        })
+    }
+
+    /// The engine has processed `count` more prompt tokens.
+    pub fn prompt_processed(&mut self, count: usize, now: Instant) {
+        self.fed += count;
+        if !self.unfed().is_empty() {
+            self.show(now);
+        }
+    }
+
+    /// Chooses the next token from the scores after its last row, and logs it.
+    pub fn advance(
+        &mut self,
+        logits: &[f32],
+        tokenizer: &dyn Tokenizer,
+        ends: &[Token],
+        now: Instant,
+    ) -> Option<Finish> {
+        self.next = None;
+        let Some(token) = self.sampler.next(logits) else {
+            let error = ErrorDetail::new(ErrorCode::EngineFailed, "the engine gave no scores for a row");
+            return Some(Finish::Failed(error));
+        };
+        self.first_token.get_or_insert(now);
+        if ends.binary_search(&token).is_ok() {
+            return Some(Finish::Stopped(StopReason::Eos));
+        }
+        self.take(token, tokenizer, now)
+    }
+
+    fn take(&mut self, token: Token, tokenizer: &dyn Tokenizer, now: Instant) -> Option<Finish> {
+        let mut piece = Vec::new();
+        tokenizer.piece(token, &mut piece);
+        let (settled, stopped) = self.text.push(self.out, &piece);
+        self.log(settled);
+        self.out += 1;
+        if stopped {
+            return Some(Finish::Stopped(StopReason::Stop));
+        }
+        if self.out >= self.job.max_tokens {
+            return Some(Finish::Stopped(StopReason::MaxTokens));
+        }
+        self.next = Some(token);
+        if self.shown.is_none_or(|shown| now.saturating_duration_since(shown) >= METRICS_EVERY) {
+            self.show(now);
+        }
+        None
+    }
+
+    /// Logs what is left and the last event.
+    pub fn end(mut self, finish: Finish, now: Instant) {
+        let rest = self.text.finish();
+        self.log(rest);
+        let event = match finish {
+            Finish::Stopped(stop_reason) => TaskEvent::End(self.figures(stop_reason, now)),
+            Finish::Failed(error) => failure(error),
+        };
+        self.job.run.log.append(&event);
+    }
+
+    /// Tokens generated so far.
+    pub fn tokens_out(&self) -> u32 {
+        self.out
+    }
+
+    /// From `/execute` to the first token, once there is one.
+    pub fn time_to_first_token(&self) -> Option<Duration> {
+        Some(self.first_token?.saturating_duration_since(self.job.accepted))
+    }
+
+    fn log(&self, settled: Vec<Settled>) {
+        for token in settled {
+            self.job.run.log.append(&TaskEvent::Token { t: token.text, i: token.index });
+        }
+    }
+
+    fn show(&mut self, now: Instant) {
+        self.shown = Some(now);
+        let decoding =
+            self.first_token.map_or(0.0, |first| now.saturating_duration_since(first).as_secs_f32());
+        let rate = if decoding > 0.0 { self.out.saturating_sub(1) as f32 / decoding } else { 0.0 };
+        let prefilling = self.first_token.is_none();
+        self.job.run.log.show(&TaskEvent::Metrics(RunMetrics {
+            prompt_tokens_done: prefilling.then_some(self.fed as u32),
+            prompt_tokens: prefilling.then_some(self.job.prompt.len() as u32),
+            tokens_out: self.out,
+            tokens_per_second: rate,
+        }));
+    }
+
+    fn figures(&self, stop_reason: StopReason, now: Instant) -> RunEnd {
+        let first = self.first_token.unwrap_or(now);
+        RunEnd {
+            tokens_in: self.job.prompt.len() as u32,
+            tokens_out: self.out,
+            queue_time_ms: 0,
+            prefill_time_ms: first.saturating_duration_since(self.job.accepted).as_millis() as u64,
+            decode_time_ms: now.saturating_duration_since(first).as_millis() as u64,
+            stop_reason,
+            seed: Some(self.job.seed),
+        }
+    }
+}
+
+/// The `error` event of a failure.
+pub fn failure(error: ErrorDetail) -> TaskEvent {
+    TaskEvent::Error {
+        code: error.code,
+        message: error.message,
+        retriable: error.retriable,
+        details: error.details,
+    }
+}
