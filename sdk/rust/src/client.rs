@@ -2,10 +2,10 @@
 
 use api_types::health::OrchestratorHealth;
 use api_types::model::ModelList;
-use api_types::pool::PoolList;
+use api_types::pool::{AddPool, PoolList};
 use api_types::task::{CancelAccepted, TaskAccepted, TaskList, TaskRequest, TaskStatus, TaskView, WhyView};
 use api_types::worker::{WorkerList, WorkerView};
-use api_types::{JobId, WorkerId};
+use api_types::{JobId, PoolId, WorkerId};
 use reqwest::Method;
 
 use crate::error::Error;
@@ -176,6 +176,24 @@ impl Client {
     /// When the orchestrator cannot be reached.
     pub async fn pools(&self) -> Result<PoolList, Error> {
         self.get("/v2/pools").await
+    }
+
+    /// Adds a machine; adding it again with the same address changes nothing.
+    ///
+    /// # Errors
+    /// When the orchestrator cannot reach it with its own keys.
+    pub async fn add_pool(&self, pool: &AddPool) -> Result<(), Error> {
+        let carrier = self.carrier()?;
+        carrier.send(|| carrier.request(Method::POST, "/v2/pools").json(pool)).await.map(drop)
+    }
+
+    /// Forgets a machine.
+    ///
+    /// # Errors
+    /// `POOL_NOT_FOUND`.
+    pub async fn remove_pool(&self, pool: &PoolId) -> Result<(), Error> {
+        let carrier = self.carrier()?;
+        carrier.send(|| carrier.request(Method::DELETE, &format!("/v2/pools/{pool}"))).await.map(drop)
     }
 
     /// The orchestrator's condition; needs no credential.

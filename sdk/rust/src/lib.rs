@@ -37,13 +37,13 @@ mod sleep;
 pub use api_types::event::{Eta, RunEnd, RunMetrics};
 pub use api_types::health::{HealthStatus, OrchestratorHealth};
 pub use api_types::model::{ModelList, ModelView};
-pub use api_types::pool::{PoolList, PoolView};
+pub use api_types::pool::{AddPool, PoolList, PoolView};
 pub use api_types::task::{
     CancelAccepted, ChatMessage, Durability, OnDisconnect, Placement, Priority, RetryMode, TaskAccepted,
     TaskList, TaskRequest, TaskStatus, TaskView, WhyView,
 };
 pub use api_types::worker::{WorkerList, WorkerView};
-pub use api_types::{ErrorCode, ErrorDetail, JobId, StopReason, TaskEvent, WorkerId};
+pub use api_types::{ErrorCode, ErrorDetail, JobId, PoolId, StopReason, TaskEvent, WorkerId};
 pub use client::{Client, ListQuery};
 pub use error::Error;
 pub use events::{JobEvent, JobEvents};

@@ -1,0 +1,52 @@
+//! `rbees jobs why JOB`: the placement explained.
+
+use api_types::task::Decision;
+use cli_kit::{ExitStatus, Printer, Table, human_duration};
+use llama_orch_sdk::{Error, WhyView};
+
+use super::JobArg;
+use crate::commands::Outcome;
+use crate::context::Context;
+
+/// Runs it.
+pub async fn run(context: &Context, args: &JobArg) -> Outcome {
+    let why = context.client()?.why(args.id()?).await.map_err(Error::into_detail)?;
+    if context.printer.is_json() {
+        context.printer.json(&why);
+    } else {
+        show(&context.printer, &why);
+    }
+    Ok(ExitStatus::Ok)
+}
+
+fn show(printer: &Printer, why: &WhyView) {
+    printer.line(&why.summary);
+    for decision in &why.decisions {
+        printer.line(format!("\nAttempt {} at {}", decision.attempt, decision.at));
+        show_decision(printer, decision);
+    }
+    if let Some(waiting) = &why.waiting {
+        printer.line("\nIf it were placed now");
+        show_decision(printer, waiting);
+    }
+}
+
+fn show_decision(printer: &Printer, decision: &Decision) {
+    let waited = human_duration(std::time::Duration::from_millis(decision.waited_ms));
+    printer
+        .line(format!("policy {}; waited {waited}; {} in the queue", decision.policy, decision.queue_depth));
+    let mut table = Table::new(["Worker", "Result", "Score", "Free slots", "Ruled out by"]);
+    for candidate in &decision.candidates {
+        let picked = decision.picked.as_ref() == Some(&candidate.worker_id);
+        let result = match (picked, candidate.feasible) {
+            (true, _) => "picked",
+            (false, true) => "feasible",
+            (false, false) => "ruled out",
+        };
+        let score = candidate.score.map_or_else(|| "-".to_owned(), |score| format!("{score:.3}"));
+        let slots = format!("{} of {}", candidate.slots_free, candidate.slots);
+        let reason = candidate.ruled_out.as_deref().unwrap_or("-");
+        table.row([candidate.worker_id.as_str(), result, &score, &slots, reason]);
+    }
+    printer.table(&table);
+}

@@ -1,0 +1,81 @@
+//! A worker that serves a model: found in the registry, or spawned by the local pool.
+
+use std::time::{Duration, Instant};
+
+use api_types::pool::{PoolStatus, WorkerRecord};
+use api_types::worker::WorkerState;
+use api_types::{ErrorCode, ErrorDetail, WorkerId};
+use cli_kit::ProgressView;
+use clients::pool::Pool;
+use llama_orch_sdk::{Client, Error};
+use serde::Deserialize;
+
+/// How long a worker that reported ready may take to show up in the registry.
+const REGISTER: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(100);
+
+/// The worker in a spawn's answer, whatever else stands there.
+#[derive(Debug, Deserialize)]
+struct Spawned {
+    worker_id: WorkerId,
+}
+
+/// A worker of the registry that serves `model` now or soon.
+pub async fn serving(client: &Client, model: &str) -> Result<Option<WorkerId>, ErrorDetail> {
+    let workers = client.workers().await.map_err(Error::into_detail)?.workers;
+    let serves = |state| matches!(state, WorkerState::Ready | WorkerState::Loading);
+    let found = workers.into_iter().find(|worker| worker.facts.model == model && serves(worker.state));
+    Ok(found.map(|worker| worker.facts.worker_id))
+}
+
+/// Spawns a worker for `model` that registers at `orchestrator`; returns once it is ready.
+pub async fn spawn(
+    pool: &Pool,
+    model: &str,
+    orchestrator: &str,
+    view: &ProgressView,
+) -> Result<WorkerId, ErrorDetail> {
+    let args = ["worker", "spawn", "--model", model, "--orchestrator", orchestrator];
+    let spawned: Spawned = pool.json_with(&args, &mut |progress| view.show(&progress)).await?;
+    Ok(spawned.worker_id)
+}
+
+/// Waits until the registry has a ready worker for `model`.
+pub async fn await_ready(client: &Client, model: &str) -> Result<WorkerId, ErrorDetail> {
+    let began = Instant::now();
+    while began.elapsed() < REGISTER {
+        let workers = client.workers().await.map_err(Error::into_detail)?.workers;
+        let ready = workers
+            .into_iter()
+            .find(|worker| worker.facts.model == model && worker.state == WorkerState::Ready);
+        if let Some(worker) = ready {
+            return Ok(worker.facts.worker_id);
+        }
+        tokio::time::sleep(TICK).await;
+    }
+    Err(ErrorDetail::new(
+        ErrorCode::NoCapacity,
+        format!("the worker for {model} is ready but did not register"),
+    )
+    .with_hint("rbees pool worker list, and the worker's log"))
+}
+
+/// The pool's record of a worker, with the memory that was predicted and measured.
+pub async fn record(pool: &Pool, worker: &WorkerId) -> Option<WorkerRecord> {
+    let status: PoolStatus = pool.json(&["status"]).await.ok()?;
+    status.workers.into_iter().find(|record| record.worker_id == *worker)
+}
+
+/// Stops one worker; one that is gone already is fine.
+pub async fn stop(pool: &Pool, worker: &WorkerId) -> Result<(), ErrorDetail> {
+    match pool.json::<serde::de::IgnoredAny>(&["worker", "stop", worker.as_str()]).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code == ErrorCode::WorkerNotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Stops every worker of the pool.
+pub async fn stop_all(pool: &Pool) -> Result<(), ErrorDetail> {
+    pool.json::<serde::de::IgnoredAny>(&["worker", "stop-all"]).await.map(drop)
+}
