@@ -47,7 +47,8 @@ impl Orchestrator {
             return if kept { vec![Due::Forget] } else { Vec::new() };
         }
         let mut due = Vec::new();
-        if worker.paused_until.is_some_and(|until| until <= now) {
+        let passed = |at: Option<Time>| at.is_some_and(|at| at <= now);
+        if passed(worker.paused_until) || passed(worker.quarantined_until) {
             due.push(Due::Pause);
         }
         if silent_ms >= lease.suspect_ms && !worker.probed {
@@ -61,7 +62,8 @@ impl Orchestrator {
 
     fn end_pause(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
         if let Some(worker) = self.registry.get_mut(worker_id) {
-            worker.paused_until = None;
+            worker.paused_until = worker.paused_until.filter(|until| *until > turn.now);
+            worker.quarantined_until = worker.quarantined_until.filter(|until| *until > turn.now);
             turn.to_place.insert(worker.row.facts.model.clone());
         }
     }
@@ -113,7 +115,7 @@ impl Orchestrator {
     }
 
     /// The worker is gone: its jobs go on elsewhere or fail. It stays visible for a while, unless it
-    /// was to end anyway.
+    /// was to end anyway and said that it did.
     pub(crate) fn give_up_worker(
         &mut self,
         worker_id: &WorkerId,
@@ -125,9 +127,9 @@ impl Orchestrator {
         worker.gone = Some(Gone { at: turn.now, state, by_silence });
         let error = gone_error(worker, turn.now);
         turn.workers_touched.insert(worker_id.clone());
-        let was_draining = worker.row.draining;
+        let has_drained = worker.row.draining && state == WorkerState::Failed;
         self.lose_runs(worker_id, &error, turn);
-        if was_draining {
+        if has_drained {
             self.forget_worker(worker_id, turn);
         }
     }

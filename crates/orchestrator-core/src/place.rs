@@ -211,9 +211,10 @@ fn why_closed(worker: &Worker, settings: &Settings, now: Time) -> String {
         },
         WorkerState::Loading => "it is still loading its model".to_owned(),
         WorkerState::Draining => "it is draining and takes no new job".to_owned(),
-        WorkerState::Suspect if worker.is_quarantined(settings) => {
+        WorkerState::Suspect if worker.is_quarantined(now) => {
             let errors = worker.protocol_errors;
-            format!("it broke the protocol {errors} times and gets no job until it is started anew")
+            let left_ms = worker.quarantined_until.map_or(0, |until| until.since(now));
+            format!("it broke the protocol {errors} times and gets no job for another {left_ms} ms")
         }
         WorkerState::Suspect if silent_ms < settings.lease.suspect_ms => {
             "it has not been heard of since the orchestrator started".to_owned()

@@ -100,13 +100,15 @@ impl Orchestrator {
     fn new_entry(&mut self, new: Introduction, turn: &mut Turn) -> Incarnation {
         let incarnation = self.registry.draw_incarnation();
         let worker_id = new.facts.worker_id.clone();
+        let same_process = |old: &&Worker| old.row.facts.instance == new.facts.instance;
+        let draining = self.registry.get(&worker_id).filter(same_process).is_some_and(|old| old.row.draining);
         self.lose_runs(&worker_id, &restarted(&worker_id), turn);
         let row = WorkerRow {
             facts: new.facts,
             incarnation,
             next_incarnation: self.registry.next_incarnation,
             secret: new.secret,
-            draining: false,
+            draining,
         };
         turn.save_worker(&row);
         turn.to_place.insert(row.facts.model.clone());

@@ -23,8 +23,12 @@ pub struct Settings {
     /// Of this many placements at most one goes to an aged batch job while interactive jobs wait.
     /// Default 4.
     pub aged_share: u32,
-    /// Protocol errors after which a worker gets no new job until it starts anew. Default 3.
+    /// Protocol errors after which a worker gets no new job for a while; each further one renews
+    /// that. Default 3.
     pub protocol_errors_allowed: u32,
+    /// Milliseconds for which such a worker gets no new job, unless it starts anew. Default 300,000
+    /// (5 min).
+    pub quarantine_ms: u64,
     /// Milliseconds for which the end of a job is remembered for late questions. Default 600,000
     /// (10 min).
     pub ended_kept_ms: u64,
@@ -50,6 +54,7 @@ impl Default for Settings {
             batch_ageing_ms: 300_000,
             aged_share: 4,
             protocol_errors_allowed: 3,
+            quarantine_ms: 300_000,
             ended_kept_ms: 600_000,
             idempotency_kept_ms: 86_400_000,
             ended_capacity: 10_000,

@@ -153,7 +153,7 @@ impl Orchestrator {
 
     fn protocol_error(&mut self, run: &RunKey, turn: &mut Turn) {
         if let Some(worker) = self.registry.get_mut(&run.worker_id) {
-            worker.protocol_errors = worker.protocol_errors.saturating_add(1);
+            worker.break_protocol(&self.settings, turn.now);
         }
         let message = format!("The worker `{}` sent what is not the protocol.", run.worker_id);
         self.give_up_run(run, ErrorDetail::new(ErrorCode::WorkerProtocolError, message), turn);

@@ -34,6 +34,8 @@ pub(crate) struct Worker {
     pub paused_until: Option<Time>,
     /// Protocol errors since it started.
     pub protocol_errors: u32,
+    /// Gets no new job before this time, because it broke the protocol too often.
+    pub quarantined_until: Option<Time>,
     /// Whether its present silence has already been put down to a fault of our own.
     pub braked: bool,
     /// Whether it was asked for a sign of life in its present silence.
@@ -77,6 +79,7 @@ impl Worker {
             failure: None,
             paused_until: None,
             protocol_errors: 0,
+            quarantined_until: None,
             braked: false,
             probed: false,
             told: None,
@@ -119,7 +122,7 @@ impl Worker {
         if let Some(gone) = self.gone {
             return gone.state;
         }
-        if now.since(self.last_heard) >= settings.lease.suspect_ms || self.is_quarantined(settings) {
+        if now.since(self.last_heard) >= settings.lease.suspect_ms || self.is_quarantined(now) {
             return WorkerState::Suspect;
         }
         match self.status {
@@ -132,9 +135,17 @@ impl Worker {
         }
     }
 
-    /// Whether it broke the protocol too often since it started.
-    pub const fn is_quarantined(&self, settings: &Settings) -> bool {
-        self.protocol_errors >= settings.protocol_errors_allowed
+    /// Notes that it broke the protocol.
+    pub fn break_protocol(&mut self, settings: &Settings, now: Time) {
+        self.protocol_errors = self.protocol_errors.saturating_add(1);
+        if self.protocol_errors >= settings.protocol_errors_allowed {
+            self.quarantined_until = Some(now + settings.quarantine_ms);
+        }
+    }
+
+    /// Whether it broke the protocol too often and gets no new job for now.
+    pub fn is_quarantined(&self, now: Time) -> bool {
+        self.quarantined_until.is_some_and(|until| now < until)
     }
 
     /// Slots that runs hold.
@@ -177,7 +188,7 @@ impl Worker {
         let lost_at = self.last_heard + settings.lease.lost_ms;
         let lost_at = brake_until.map_or(lost_at, |until| lost_at.max(until));
         let suspect_at = (!self.probed).then(|| self.last_heard + settings.lease.suspect_ms);
-        [Some(lost_at), suspect_at, self.paused_until].into_iter().flatten().min()
+        [Some(lost_at), suspect_at, self.paused_until, self.quarantined_until].into_iter().flatten().min()
     }
 
     /// The worker as `/v2/workers` shows it.

@@ -1,0 +1,327 @@
+//! The promises, checked at every step and at the end. Each failure names its invariant.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api_types::task::{Durability, TaskStatus};
+use api_types::worker::WorkerStatus;
+use api_types::{Attempt, InstanceId, JobId, TaskEvent, WorkerId};
+use orchestrator_core::{
+    Action, Answer, Event, JobRow, Orchestrator, RequestId, RunKey, Step, Time, may_move,
+};
+
+use crate::client::is_last;
+use crate::daemon::Logged;
+use crate::plan::ClientPlan;
+use crate::sim_worker::token_value;
+use crate::store::Stored;
+use crate::world::World;
+
+/// Failures that are kept; one is enough to fail a seed.
+const KEPT: usize = 5;
+/// Silence after which a worker must get no new job, in milliseconds.
+const SUSPECT_MS: u64 = api_types::worker::SUSPECT_MS;
+
+/// What has been promised so far, and what was broken.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// Broken promises, the first few.
+    pub failures: Vec<String>,
+    acknowledged: BTreeMap<JobId, Durability>,
+    told: BTreeMap<JobId, TaskStatus>,
+    job_of_client: BTreeMap<usize, JobId>,
+    job_of_key: BTreeMap<String, JobId>,
+    executed: BTreeMap<(JobId, Attempt), u64>,
+    opened: BTreeSet<(JobId, Attempt)>,
+    known: BTreeMap<WorkerId, Known>,
+    pending: BTreeMap<RequestId, (WorkerId, InstanceId, WorkerStatus)>,
+}
+
+/// What the brain was told of a worker, kept apart from the brain.
+#[derive(Debug)]
+struct Known {
+    heard: Time,
+    instance: InstanceId,
+    status: WorkerStatus,
+    draining: bool,
+}
+
+impl Checks {
+    /// Notes a broken promise.
+    pub fn fail(&mut self, invariant: &str, what: String) {
+        if self.failures.len() < KEPT {
+            self.failures.push(format!("{invariant}: {what}"));
+        }
+    }
+
+    /// A job was committed without its first event.
+    pub fn no_first_event(&mut self, job_id: JobId) -> TaskEvent {
+        self.fail("I5", format!("{job_id} is inserted without its first event"));
+        TaskEvent::Queued { job_id, queue_position: 0, eta_ms: None }
+    }
+
+    /// I2: one key, one job. I3: a job begins as queued.
+    pub fn inserted(&mut self, row: &JobRow, jobs: &BTreeMap<JobId, Stored>) {
+        if row.status != TaskStatus::Queued || jobs.contains_key(&row.job_id) {
+            self.fail("I3", format!("{} begins as {:?}", row.job_id, row.status));
+        }
+        if let Some(idempotency) = &row.idempotency
+            && let Some(first) = self.job_of_key.insert(idempotency.key.clone(), row.job_id)
+        {
+            self.fail("I2", format!("{} and {first} have the key {}", row.job_id, idempotency.key));
+        }
+    }
+
+    /// I3: only legal moves, one end, attempts that only grow.
+    pub fn moved(&mut self, from: &JobRow, to: &JobRow) {
+        let id = to.job_id;
+        if from.status != to.status && !may_move(from.status, to.status) {
+            self.fail("I3", format!("{id} moves from {:?} to {:?}", from.status, to.status));
+        }
+        if from.status.is_terminal() {
+            self.fail("I3", format!("{id} is written after it ended"));
+        }
+        let number = |row: &JobRow| row.attempt.as_ref().map_or(0, |attempt| attempt.attempt.0);
+        let dispatched = from.status == TaskStatus::Queued && to.status == TaskStatus::Dispatched;
+        if number(to) != number(from) + u32::from(dispatched) {
+            self.fail("I3", format!("{id} goes from attempt {} to {}", number(from), number(to)));
+        }
+        if to.status.is_terminal() != to.ended_at.is_some() {
+            self.fail("I3", format!("{id} is {:?} and ended at {:?}", to.status, to.ended_at));
+        }
+    }
+
+    /// What the brain wrote is what it holds.
+    pub fn written(&mut self, brain: &Orchestrator, job_id: JobId, stored: &JobRow) {
+        match brain.job(job_id) {
+            Some(standing) if standing.row == *stored => {}
+            other => {
+                let held = other.map(|standing| standing.row.status);
+                self.fail(
+                    "I1",
+                    format!("{job_id} is on disk as {:?}, in the brain as {held:?}", stored.status),
+                );
+            }
+        }
+    }
+
+    /// I1: whoever was told of a job finds it. I2: one client, one job.
+    pub fn acknowledged(&mut self, client: usize, job_id: JobId, plan: &ClientPlan) {
+        self.acknowledged.insert(job_id, plan.durability);
+        let first = *self.job_of_client.entry(client).or_insert(job_id);
+        if first != job_id && plan.keyed && plan.durability == Durability::Durable {
+            self.fail("I2", format!("client {client} was told of {first} and then of {job_id}"));
+        }
+    }
+
+    /// I3: what somebody was told is final.
+    pub fn told_ended(&mut self, job_id: JobId, status: TaskStatus) {
+        let first = *self.told.entry(job_id).or_insert(status);
+        if first != status || !status.is_terminal() {
+            self.fail("I3", format!("{job_id} was told as {first:?} and as {status:?}"));
+        }
+    }
+
+    /// I4: one attempt runs on one start of one worker only.
+    pub fn executed(&mut self, run: &RunKey, start: u64) {
+        let first = *self.executed.entry((run.job_id, run.attempt)).or_insert(start);
+        if first != start {
+            self.fail("I4", format!("{run:?} runs on start {first} and on start {start}"));
+        }
+    }
+
+    /// Notes what the brain is told of workers.
+    pub fn heard(&mut self, event: &Event, now: Time) {
+        match event {
+            Event::WorkerReady { request, facts, status, .. } => {
+                self.pending.insert(*request, (facts.worker_id.clone(), facts.instance, *status));
+            }
+            Event::WorkerHeartbeat { request, worker_id, instance, status, .. } => {
+                self.pending.insert(*request, (worker_id.clone(), *instance, *status));
+            }
+            Event::WorkerFailed { worker_id, instance, .. } => {
+                self.known.retain(|id, known| id != worker_id || known.instance != *instance);
+            }
+            Event::DrainWorker { worker_id, .. } => {
+                self.known.get_mut(worker_id).into_iter().for_each(|known| known.draining = true);
+            }
+            _ => {}
+        }
+        debug_assert!(now.0 > 0);
+    }
+
+    /// I7: no dispatch to a worker that is silent, loading, draining or unknown.
+    pub fn decided(&mut self, step: &Step, now: Time) {
+        for action in &step.actions {
+            match action {
+                Action::Answer { request, answer } => self.answered(*request, answer, now),
+                Action::OpenStream(open) => self.dispatched(&open.run, now),
+                _ => {}
+            }
+        }
+    }
+
+    fn answered(&mut self, request: RequestId, answer: &Answer, now: Time) {
+        let Some((id, instance, status)) = self.pending.remove(&request) else { return };
+        if !matches!(answer, Answer::Registered { .. } | Answer::Heartbeat { .. }) {
+            return;
+        }
+        let before = self.known.get(&id).filter(|known| known.instance == instance);
+        let draining = before.is_some_and(|known| known.draining);
+        self.known.insert(id, Known { heard: now, instance, status, draining });
+    }
+
+    fn dispatched(&mut self, run: &RunKey, now: Time) {
+        if !self.opened.insert((run.job_id, run.attempt)) {
+            return;
+        }
+        let problem = match self.known.get(&run.worker_id) {
+            None => Some("is not known".to_owned()),
+            Some(known) if known.draining => Some("is draining".to_owned()),
+            Some(known) if known.status != WorkerStatus::Ready => Some(format!("is {:?}", known.status)),
+            Some(known) => {
+                let silent = now.since(known.heard);
+                (silent >= SUSPECT_MS).then(|| format!("has been silent for {silent} ms"))
+            }
+        };
+        if let Some(problem) = problem {
+            self.fail("I7", format!("{run:?} is handed out although the worker {problem}"));
+        }
+    }
+
+    /// The driver opens a stream.
+    pub fn opened(&mut self, run: &RunKey) {
+        self.opened.insert((run.job_id, run.attempt));
+    }
+
+    /// The orchestrator's process is gone; a new one must hear of workers again.
+    pub fn daemon_gone(&mut self) {
+        self.known.clear();
+        self.pending.clear();
+    }
+
+    /// I1: a new orchestrator knows every job that had not ended.
+    pub fn recovered(&mut self, brain: &Orchestrator, jobs: &BTreeMap<JobId, Stored>) {
+        for (id, stored) in jobs {
+            if !stored.row.status.is_terminal() && brain.job(*id).is_none() {
+                self.fail("I1", format!("{id} is forgotten by a restart"));
+            }
+        }
+    }
+
+    /// I5: what readers got and what is kept are the same.
+    pub fn ended_alike(&mut self, job_id: JobId, log: &[Logged], kept: &[Logged]) {
+        if log != kept {
+            let text = format!(
+                "{job_id}: readers got {} events, kept are {}: {log:?} / {kept:?}",
+                log.len(),
+                kept.len()
+            );
+            self.fail("I5", text);
+        }
+    }
+
+    /// I5: ids without a gap, one run's tokens only, one last event that agrees with them.
+    fn whole_log(&mut self, row: &JobRow, log: &[Logged]) {
+        let id = row.job_id;
+        let mut run = None;
+        let mut tokens = 0;
+        for (index, logged) in log.iter().enumerate() {
+            let fits = match logged {
+                Logged::Other(TaskEvent::Queued { .. }) => index == 0,
+                Logged::Started { attempt, start } => index == 1 && run.replace((*attempt, *start)).is_none(),
+                Logged::Token { i, value } => {
+                    tokens += 1;
+                    run.is_some_and(|(attempt, start)| *value == token_value(id, attempt, start, *i))
+                        && *i + 1 == tokens
+                }
+                Logged::Other(event) => event.is_last() && index + 1 == log.len(),
+            };
+            if !fits {
+                return self
+                    .fail("I5", format!("{id}: event {index} of {} does not fit: {logged:?}", log.len()));
+            }
+        }
+        match log.last() {
+            Some(Logged::Other(TaskEvent::End(end))) if row.status == TaskStatus::Completed => {
+                if end.tokens_out != tokens {
+                    self.fail("I5", format!("{id}: {tokens} tokens, but its end says {}", end.tokens_out));
+                }
+            }
+            Some(last) if is_last(last) => {}
+            other => self.fail("I5", format!("{id} ends with {other:?}")),
+        }
+    }
+}
+
+impl World {
+    /// What must hold once the faults have stopped and everything had time to end.
+    pub fn check_at_end(&mut self) {
+        let mut checks = std::mem::take(&mut self.checks);
+        for (id, stored) in &self.store.jobs {
+            if stored.row.status.is_terminal() {
+                checks.whole_log(&stored.row, &stored.events);
+            } else {
+                let attempt = stored.row.attempt.as_ref();
+                checks.fail("I6", format!("{id} is still {:?}: {attempt:?}", stored.row.status));
+            }
+        }
+        for (id, durability) in std::mem::take(&mut checks.acknowledged) {
+            if durability == Durability::Durable && !self.store.jobs.contains_key(&id) {
+                checks.fail("I1", format!("{id} was acknowledged and is not on disk"));
+            }
+        }
+        self.check_clients(&mut checks);
+        self.check_idle(&mut checks);
+        self.checks = checks;
+    }
+
+    fn check_clients(&self, checks: &mut Checks) {
+        for (number, client) in self.clients.iter().enumerate() {
+            let Some(job_id) = client.job.filter(|_| client.plan.reads) else { continue };
+            if !client.done {
+                checks.fail("I6", format!("client {number} waits for the end of {job_id}"));
+            }
+            let kept = self.store.jobs.get(&job_id).map(|stored| stored.events.as_slice());
+            if !client.orphaned && kept.is_some_and(|kept| kept != client.seen) {
+                checks.fail("I5", format!("client {number} read other events than {job_id} kept"));
+            }
+        }
+    }
+
+    /// I10: nothing is left behind in the brain or at the workers.
+    fn check_idle(&self, checks: &mut Checks) {
+        let Some(daemon) = &self.daemon else { return checks.fail("I6", "no orchestrator".to_owned()) };
+        let health = daemon.brain.health(self.time());
+        if (health.queue_depth, health.running) != (0, 0) {
+            checks.fail("I10", format!("the brain is not idle: {health:?}"));
+        }
+        for worker in daemon.brain.workers(self.time()) {
+            if worker.slots_busy > 0 {
+                let id = &worker.facts.worker_id;
+                checks.fail("I10", format!("{id} has {} busy slots and no job", worker.slots_busy));
+            }
+        }
+        if !daemon.relays.is_empty() {
+            checks.fail("I10", format!("{} streams are left open", daemon.relays.len()));
+        }
+    }
+
+    /// I10: at every moment no more jobs wait than may, and no worker is believed to be overfull.
+    pub fn check_bounds(&mut self) {
+        let Some(daemon) = &self.daemon else { return };
+        let now = self.time();
+        let depth = daemon.brain.health(now).queue_depth;
+        let slots: u64 = self.workers.iter().map(|worker| u64::from(worker.plan.slots)).sum();
+        if let Some(capacity) = self.plan.settings.queue_capacity
+            && depth > capacity + 2 * slots
+        {
+            self.checks.fail("I10", format!("{depth} jobs wait, {capacity} may"));
+        }
+        for worker in daemon.brain.workers(now) {
+            if worker.slots_busy > worker.facts.slots {
+                let text = format!("{} has {} busy slots", worker.facts.worker_id, worker.slots_busy);
+                self.checks.fail("I10", text);
+            }
+        }
+    }
+}

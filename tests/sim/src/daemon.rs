@@ -1,0 +1,356 @@
+//! The orchestrator's shell in small: take what has arrived, decide, commit, act.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use api_types::{JobId, TaskEvent, WorkerId};
+use orchestrator_core::{Action, Event, OpenStream, Orchestrator, RequestId, RunKey, Step};
+
+use crate::bugs::Bug;
+use crate::faults::CrashPoint;
+use crate::relay::Relay;
+use crate::world::{Happening, World};
+
+/// An event of a job's stream as readers get it; its id is its place in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Logged {
+    /// A worker began.
+    Started { attempt: u32, start: u64 },
+    /// One token, whose value tells which run made it.
+    Token { i: u32, value: u64 },
+    /// `queued`, `end` or `error`.
+    Other(TaskEvent),
+}
+
+/// Who waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// A client that submitted.
+    Submitter(usize),
+    /// A client that cancelled.
+    Canceller(usize),
+    /// A worker process, by worker and start.
+    Worker(usize, u64),
+    /// Nobody any more.
+    Nobody,
+}
+
+/// The orchestrator's process: all of it is gone after a crash.
+#[derive(Debug)]
+pub struct Daemon {
+    /// The brain.
+    pub brain: Orchestrator,
+    /// What has arrived and is not decided yet.
+    pub mailbox: VecDeque<Event>,
+    /// Open streams from workers.
+    pub relays: BTreeMap<RunKey, Relay>,
+    /// The logs of jobs that have not ended, and of ended ones that are not on disk.
+    pub logs: BTreeMap<JobId, Vec<Logged>>,
+    /// Who waits for which answer.
+    pub waiting: BTreeMap<RequestId, Caller>,
+    /// Which clients read which job.
+    pub readers: BTreeMap<JobId, BTreeSet<usize>>,
+    committing: Option<Step>,
+    woken_at: Option<u64>,
+}
+
+impl Daemon {
+    /// A process that has just recovered this brain.
+    pub const fn new(brain: Orchestrator, logs: BTreeMap<JobId, Vec<Logged>>) -> Self {
+        Self {
+            brain,
+            mailbox: VecDeque::new(),
+            relays: BTreeMap::new(),
+            logs,
+            waiting: BTreeMap::new(),
+            readers: BTreeMap::new(),
+            committing: None,
+            woken_at: None,
+        }
+    }
+
+    /// A job's log as it will be when `step` has been acted on up to the job's end, without its last
+    /// event. What a step releases must be in the same transaction as the job's end.
+    fn log_at_end(&self, step: &Step, job_id: JobId) -> Vec<Logged> {
+        let mut log = self.logs.get(&job_id).cloned().unwrap_or_default();
+        let mut held: BTreeMap<&RunKey, &[Logged]> = self
+            .relays
+            .iter()
+            .filter(|(run, _)| run.job_id == job_id)
+            .map(|(run, relay)| (run, relay.held.as_slice()))
+            .collect();
+        for action in &step.actions {
+            match action {
+                Action::Publish { job_id: id, event } if *id == job_id => {
+                    log.push(Logged::Other(event.clone()));
+                }
+                Action::PassStream(run) if run.job_id == job_id => {
+                    log.extend_from_slice(held.remove(run).unwrap_or_default());
+                }
+                Action::DropStream(run) => drop(held.remove(run)),
+                Action::EndJob { job_id: id, release_held, .. } if *id == job_id => {
+                    if *release_held {
+                        held.values().for_each(|held| log.extend_from_slice(held));
+                    }
+                    return log;
+                }
+                _ => {}
+            }
+        }
+        log
+    }
+}
+
+impl World {
+    /// Puts an event into the mailbox and wakes the driver.
+    pub fn deliver(&mut self, event: Event) {
+        let Some(daemon) = &mut self.daemon else { return };
+        daemon.mailbox.push_back(event);
+        let delay = self.rng.between(0, 2);
+        self.after(delay, Happening::DriverTurn(self.life));
+    }
+
+    /// One turn of the driver's loop.
+    pub fn driver_turn(&mut self) {
+        if self.now < self.daemon_stopped_until {
+            let until = self.daemon_stopped_until - self.now;
+            return self.after(until, Happening::DriverTurn(self.life));
+        }
+        let Some(daemon) = &mut self.daemon else { return };
+        if daemon.committing.is_some() {
+            return;
+        }
+        let batch: Vec<Event> = daemon.mailbox.drain(..).collect();
+        let mut step = Step::default();
+        for event in batch {
+            self.decide(event, &mut step);
+        }
+        self.decide_timeout(&mut step);
+        self.run_step(step);
+        self.arm();
+    }
+
+    fn decide(&mut self, event: Event, step: &mut Step) {
+        let now = self.time();
+        let Some(daemon) = &mut self.daemon else { return };
+        let event = if self.bug == Some(Bug::StaleAttemptAccepted) {
+            as_current(event, &daemon.brain)
+        } else {
+            event
+        };
+        self.checks.heard(&event, now);
+        self.trace.note(&event);
+        let more = daemon.brain.handle_event(event, now);
+        self.counts.events += 1;
+        self.checks.decided(&more, now);
+        step.writes.extend(more.writes);
+        step.actions.extend(more.actions);
+    }
+
+    fn decide_timeout(&mut self, step: &mut Step) {
+        let now = self.time();
+        let Some(daemon) = &mut self.daemon else { return };
+        if daemon.brain.poll_timeout().is_some_and(|at| at <= now) {
+            let more = daemon.brain.handle_timeout(now);
+            self.counts.timeouts += 1;
+            self.checks.decided(&more, now);
+            step.writes.extend(more.writes);
+            step.actions.extend(more.actions);
+        }
+    }
+
+    /// Wakes the driver when the brain wants it.
+    fn arm(&mut self) {
+        let Some(daemon) = &mut self.daemon else { return };
+        let at = daemon.brain.poll_timeout().map(|at| at.0.max(self.now));
+        if at.is_some() && at != daemon.woken_at {
+            daemon.woken_at = at;
+            let delay = at.unwrap_or(self.now) - self.now;
+            self.after(delay, Happening::DriverTurn(self.life));
+        }
+    }
+
+    /// Commits, then acts; a crash may strike at either side.
+    pub fn run_step(&mut self, step: Step) {
+        if step.actions.is_empty() && step.writes.is_empty() {
+            return;
+        }
+        self.trace.note(&step);
+        self.freeze_ending(&step);
+        if step.writes.is_empty() {
+            return self.act_all(step);
+        }
+        if self.bug == Some(Bug::ActBeforeCommit) {
+            self.act_all(step.clone());
+        }
+        if let Some((CrashPoint::BeforeCommit, back)) = self.crash_next {
+            return self.crash_daemon(back);
+        }
+        let delay = self.rng.between(0, 6);
+        if let Some(daemon) = &mut self.daemon {
+            daemon.committing = Some(step);
+            self.after(delay, Happening::Commit(self.life));
+        }
+    }
+
+    /// From the decision to end a job on, nothing more is passed on for it: what readers got and
+    /// what is kept must be the same.
+    fn freeze_ending(&mut self, step: &Step) {
+        let Some(daemon) = &mut self.daemon else { return };
+        for action in &step.actions {
+            if let Action::EndJob { job_id, .. } = action {
+                let of_job = daemon.relays.iter_mut().filter(|(run, _)| run.job_id == *job_id);
+                of_job.for_each(|(_, relay)| relay.frozen = true);
+            }
+        }
+    }
+
+    /// The transaction is on disk.
+    pub fn commit(&mut self) {
+        let Some(daemon) = &mut self.daemon else { return };
+        let Some(step) = daemon.committing.take() else { return };
+        let queued = first_events(&step);
+        let daemon = &*daemon;
+        let kept = |job_id: JobId, last: &TaskEvent| {
+            let mut log = daemon.log_at_end(&step, job_id);
+            log.push(Logged::Other(last.clone()));
+            log
+        };
+        self.store.commit(&step.writes, &queued, &kept, &mut self.checks);
+        self.counts.commits += 1;
+        if let Some((CrashPoint::AfterCommit, back)) = self.crash_next {
+            return self.crash_daemon(back);
+        }
+        if self.bug != Some(Bug::ActBeforeCommit) {
+            self.act_all(step);
+        }
+        self.after(0, Happening::DriverTurn(self.life));
+    }
+
+    fn act_all(&mut self, step: Step) {
+        for (done, action) in step.actions.into_iter().enumerate() {
+            if let Some((CrashPoint::AmongActions(n), back)) = self.crash_next
+                && n <= done as u64
+            {
+                return self.crash_daemon(back);
+            }
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Answer { request, answer } => self.answer(request, answer),
+            Action::Publish { job_id, event } => self.publish(job_id, event),
+            Action::OpenStream(OpenStream { run, .. }) => {
+                self.checks.opened(&run);
+                self.open_relay(run, 0, false, true);
+            }
+            Action::ResumeStream { run, delay_ms, passed, .. } => {
+                self.open_relay(run, delay_ms, passed, false);
+            }
+            Action::PassStream(run) => self.pass_stream(&run),
+            Action::DropStream(run) => self.drop_stream(&run),
+            Action::StopRun { run, .. } => self.send_to_worker(&run, Happening::StopArrives),
+            Action::AckRun { run, .. } => self.send_to_worker(&run, Happening::AckArrives),
+            Action::EndJob { job_id, release_held, last_event } => {
+                self.end_log(job_id, release_held, last_event);
+            }
+            Action::ProbeWorker { worker_id, .. } => self.probe(&worker_id),
+            Action::Notify(notice) => self.counts.notice(&notice),
+        }
+    }
+
+    fn send_to_worker(&mut self, run: &RunKey, happening: fn(usize, RunKey) -> Happening) {
+        let worker = self.worker_index(&run.worker_id);
+        if self.is_reachable(worker) && !self.loses_message() {
+            let delay = self.latency();
+            self.after(delay, happening(worker, run.clone()));
+        }
+    }
+
+    fn probe(&mut self, worker_id: &WorkerId) {
+        let worker = self.worker_index(worker_id);
+        if self.is_reachable(worker) {
+            self.beat(worker);
+        }
+    }
+
+    fn publish(&mut self, job_id: JobId, event: TaskEvent) {
+        if let Some(daemon) = &mut self.daemon {
+            daemon.logs.entry(job_id).or_default().push(Logged::Other(event));
+        }
+        self.wake_readers(job_id);
+    }
+
+    /// The job's end is on disk: its readers get the rest.
+    fn end_log(&mut self, job_id: JobId, release_held: bool, last_event: TaskEvent) {
+        if let Some(daemon) = &mut self.daemon {
+            let runs: Vec<RunKey> =
+                daemon.relays.keys().filter(|run| run.job_id == job_id).cloned().collect();
+            let log = daemon.logs.entry(job_id).or_default();
+            for run in runs {
+                let relay = daemon.relays.remove(&run);
+                if release_held {
+                    log.extend(relay.into_iter().flat_map(|relay| relay.held));
+                }
+            }
+            log.push(Logged::Other(last_event));
+            if let Some(stored) = self.store.jobs.get(&job_id) {
+                self.checks.ended_alike(job_id, log, &stored.events);
+            }
+        }
+        self.wake_readers(job_id);
+    }
+
+    /// The process is gone, with everything in it.
+    pub fn crash_daemon(&mut self, back_after_ms: u64) {
+        self.crash_next = None;
+        if self.daemon.take().is_some() {
+            self.counts.crashes += 1;
+            self.checks.daemon_gone();
+            self.life += 1;
+            self.after(back_after_ms, Happening::StartDaemon(self.life));
+        }
+    }
+
+    /// A new process reads the rows and goes on.
+    pub fn start_daemon(&mut self) {
+        let now = self.time();
+        let (brain, step) = Orchestrator::recover(self.plan.settings.clone(), self.store.rows(), now);
+        let living = self.store.jobs.iter().filter(|(_, stored)| !stored.row.status.is_terminal());
+        let logs = living.map(|(id, stored)| (*id, vec![stored.queued.clone()])).collect();
+        self.checks.recovered(&brain, &self.store.jobs);
+        self.daemon = Some(Daemon::new(brain, logs));
+        self.checks.decided(&step, now);
+        self.run_step(step);
+        self.arm();
+        self.after(0, Happening::DriverTurn(self.life));
+    }
+}
+
+fn first_events(step: &Step) -> BTreeMap<JobId, TaskEvent> {
+    let published = step.actions.iter().filter_map(|action| match action {
+        Action::Publish { job_id, event } => Some((*job_id, event.clone())),
+        _ => None,
+    });
+    published.collect()
+}
+
+/// The planted bug: what an old attempt reports is taken as news of the current one.
+fn as_current(event: Event, brain: &Orchestrator) -> Event {
+    let current = |run: RunKey| {
+        let attempt = brain.job(run.job_id).and_then(|standing| standing.row.attempt);
+        attempt.map_or(run.clone(), |attempt| RunKey {
+            job_id: run.job_id,
+            attempt: attempt.attempt,
+            worker_id: attempt.worker_id,
+            incarnation: attempt.incarnation,
+        })
+    };
+    match event {
+        Event::FirstToken(run) => Event::FirstToken(current(run)),
+        Event::StreamEnded { run, end } => Event::StreamEnded { run: current(run), end },
+        Event::StreamFailed { run, error } => Event::StreamFailed { run: current(run), error },
+        other => other,
+    }
+}

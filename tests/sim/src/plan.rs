@@ -1,0 +1,150 @@
+//! What a seed means: the machines, the jobs, and when which fault strikes.
+
+use api_types::task::{Durability, OnDisconnect, Priority, RetryMode};
+use orchestrator_core::{FullPolicy, Settings};
+
+use crate::faults::Fault;
+use crate::rng::Rng;
+
+/// When the faults stop, in milliseconds from the start.
+pub const HEAL_AT: u64 = 70_000;
+/// How long everything may take to end after that.
+pub const SETTLE_MS: u64 = 400_000;
+
+/// One run of the simulation, laid out before it starts.
+#[derive(Debug)]
+pub struct Plan {
+    /// How the brain is set.
+    pub settings: Settings,
+    /// The machines.
+    pub workers: Vec<WorkerPlan>,
+    /// The jobs and what their clients do, each at its time.
+    pub clients: Vec<ClientPlan>,
+    /// What strikes when.
+    pub faults: Vec<(u64, Fault)>,
+}
+
+/// One worker.
+#[derive(Debug, Clone)]
+pub struct WorkerPlan {
+    /// The name of its model.
+    pub model: &'static str,
+    /// Jobs it can run at once.
+    pub slots: u32,
+    /// Milliseconds it takes to load.
+    pub load_ms: u64,
+}
+
+/// One client with one job.
+#[derive(Debug, Clone)]
+pub struct ClientPlan {
+    /// When it submits.
+    pub at: u64,
+    /// The model.
+    pub model: &'static str,
+    /// Its class.
+    pub priority: Priority,
+    /// Its deadline.
+    pub deadline_ms: Option<u64>,
+    /// What happens when it leaves.
+    pub on_disconnect: OnDisconnect,
+    /// What happens when its worker is lost.
+    pub retry: RetryMode,
+    /// Whether it is written down.
+    pub durability: Durability,
+    /// Whether it bears an idempotency key, so that it can be sent again.
+    pub keyed: bool,
+    /// Whether it is sent twice from the start.
+    pub doubled: bool,
+    /// Whether it reads its stream.
+    pub reads: bool,
+    /// Milliseconds after the answer at which it cancels.
+    pub cancels_after: Option<u64>,
+    /// Milliseconds after which it drops its connection, and for how long it stays away.
+    pub leaves: Option<(u64, u64)>,
+    /// Tokens its answer has.
+    pub tokens: u32,
+    /// What becomes of its runs.
+    pub fate: Fate,
+}
+
+/// What becomes of a job's runs on a healthy worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// They end by themselves.
+    Fine,
+    /// The engine fails in the first attempt, before a token.
+    FailsOnce,
+    /// The prompt is longer than the context.
+    Overflows,
+    /// The first attempt never says anything.
+    Stalls,
+    /// The first attempt sends what is not the protocol.
+    Garbles,
+    /// It ends the process that runs it, always.
+    Kills,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn of(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let models: &[&'static str] = if rng.chance(60) { &["small"] } else { &["small", "large"] };
+        let workers: Vec<_> = (0..rng.between(1, 4))
+            .map(|n| WorkerPlan {
+                model: models[n as usize % models.len()],
+                slots: rng.between(1, 3) as u32,
+                load_ms: rng.between(50, 4_000),
+            })
+            .collect();
+        let runnable = models.len().min(workers.len());
+        let clients = (0..rng.between(15, 40)).map(|_| client(&mut rng, &models[..runnable])).collect();
+        let faults = faults(&mut rng, workers.len() as u64);
+        Self { settings: settings(&mut rng), workers, clients, faults }
+    }
+}
+
+fn settings(rng: &mut Rng) -> Settings {
+    Settings {
+        queue_capacity: if rng.chance(30) { Some(rng.between(3, 12)) } else { Some(1_000) },
+        full_policy: if rng.chance(50) { FullPolicy::Reject } else { FullPolicy::DropOldestBatch },
+        job_time_limit_ms: 40_000,
+        batch_ageing_ms: 8_000,
+        quarantine_ms: 20_000,
+        ..Settings::default()
+    }
+}
+
+fn client(rng: &mut Rng, models: &[&'static str]) -> ClientPlan {
+    ClientPlan {
+        at: rng.between(0, HEAL_AT - 10_000),
+        model: models[rng.next() as usize % models.len()],
+        priority: if rng.chance(30) { Priority::Batch } else { Priority::Interactive },
+        deadline_ms: rng.chance(15).then(|| rng.between(500, 30_000)),
+        on_disconnect: if rng.chance(50) { OnDisconnect::Cancel } else { OnDisconnect::Continue },
+        retry: if rng.chance(10) { RetryMode::Never } else { RetryMode::BeforeFirstToken },
+        durability: if rng.chance(10) { Durability::Memory } else { Durability::Durable },
+        keyed: rng.chance(70),
+        doubled: rng.chance(20),
+        reads: rng.chance(80),
+        cancels_after: rng.chance(20).then(|| rng.between(0, 8_000)),
+        leaves: rng.chance(40).then(|| (rng.between(10, 6_000), rng.between(10, 14_000))),
+        tokens: rng.between(0, 60) as u32,
+        fate: fate(rng),
+    }
+}
+
+const fn fate(rng: &mut Rng) -> Fate {
+    match rng.between(0, 99) {
+        0..=4 => Fate::FailsOnce,
+        5..=8 => Fate::Overflows,
+        9..=11 => Fate::Stalls,
+        12..=14 => Fate::Garbles,
+        15..=16 => Fate::Kills,
+        _ => Fate::Fine,
+    }
+}
+
+fn faults(rng: &mut Rng, workers: u64) -> Vec<(u64, Fault)> {
+    (0..rng.between(20, 40)).map(|_| (rng.between(1_000, HEAL_AT - 1), Fault::draw(rng, workers))).collect()
+}

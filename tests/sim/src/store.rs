@@ -1,0 +1,91 @@
+//! The disk: what was committed, and nothing else, survives a crash of the orchestrator.
+
+use std::collections::BTreeMap;
+
+use api_types::task::Decision;
+use api_types::{Attempt, Incarnation, JobId, PoolId, TaskEvent, WorkerId};
+use orchestrator_core::{JobRow, PoolRow, Rows, WorkerRow, Write};
+
+use crate::checks::Checks;
+use crate::daemon::Logged;
+
+/// The committed state.
+#[derive(Debug, Default)]
+pub struct Store {
+    /// Every job ever committed.
+    pub jobs: BTreeMap<JobId, Stored>,
+    workers: BTreeMap<WorkerId, WorkerRow>,
+    pools: BTreeMap<PoolId, PoolRow>,
+    next_incarnation: Option<Incarnation>,
+    decisions: Vec<(JobId, Attempt, Decision)>,
+}
+
+/// A job on disk.
+#[derive(Debug)]
+pub struct Stored {
+    /// Its row.
+    pub row: JobRow,
+    /// Its first event, committed with it.
+    pub queued: Logged,
+    /// Its kept events, once it ended.
+    pub events: Vec<Logged>,
+}
+
+impl Store {
+    /// Applies one transaction. `kept` tells the events of a job that ends.
+    pub fn commit(
+        &mut self,
+        writes: &[Write],
+        queued: &BTreeMap<JobId, TaskEvent>,
+        kept: &dyn Fn(JobId, &TaskEvent) -> Vec<Logged>,
+        checks: &mut Checks,
+    ) {
+        for write in writes {
+            match write {
+                Write::InsertJob(row) => {
+                    checks.inserted(row, &self.jobs);
+                    let event = queued.get(&row.job_id).cloned();
+                    let queued = Logged::Other(event.unwrap_or_else(|| checks.no_first_event(row.job_id)));
+                    self.jobs.insert(row.job_id, Stored { row: row.clone(), queued, events: Vec::new() });
+                }
+                Write::UpdateJob(row) => self.update(row, Vec::new(), checks),
+                Write::EndJob { row, last_event } => self.update(row, kept(row.job_id, last_event), checks),
+                Write::PutDecision { job_id, attempt, decision } => {
+                    self.decisions.push((*job_id, *attempt, decision.clone()));
+                }
+                Write::PutWorker(row) => {
+                    self.next_incarnation = self.next_incarnation.max(Some(row.next_incarnation));
+                    self.workers.insert(row.facts.worker_id.clone(), row.clone());
+                }
+                Write::DeleteWorker(id) => drop(self.workers.remove(id)),
+                Write::PutPool(row) => drop(self.pools.insert(row.pool_id.clone(), row.clone())),
+                Write::DeletePool(id) => drop(self.pools.remove(id)),
+            }
+        }
+    }
+
+    fn update(&mut self, row: &JobRow, events: Vec<Logged>, checks: &mut Checks) {
+        match self.jobs.get_mut(&row.job_id) {
+            None => checks.fail("I3", format!("{} is changed but was never inserted", row.job_id)),
+            Some(stored) => {
+                checks.moved(&stored.row, row);
+                stored.row = row.clone();
+                stored.events = events;
+            }
+        }
+    }
+
+    /// What an orchestrator finds when it starts.
+    pub fn rows(&self) -> Rows {
+        let living_or_keyed = |row: &&JobRow| !row.status.is_terminal() || row.idempotency.is_some();
+        let living = |id: &JobId| self.jobs.get(id).is_some_and(|stored| !stored.row.status.is_terminal());
+        Rows {
+            jobs: self.jobs.values().map(|stored| &stored.row).filter(living_or_keyed).cloned().collect(),
+            workers: self.workers.values().cloned().collect(),
+            pools: self.pools.values().cloned().collect(),
+            last_number: self.jobs.values().map(|stored| stored.row.number).max().unwrap_or(0),
+            next_incarnation: self.next_incarnation,
+            decisions: self.decisions.iter().filter(|(id, _, _)| living(id)).cloned().collect(),
+        }
+    }
+}
