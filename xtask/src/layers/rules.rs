@@ -21,7 +21,7 @@ struct Never {
 const NOBODYS: &str = "nothing uses a binary, a test, a bench or the task runner: \
     programs meet over HTTP or SSH, and what ships does not lean on what tests it";
 
-const USES: [Uses; 16] = [
+const USES: [Uses; 17] = [
     Uses {
         package: "api-types",
         may: &[],
@@ -33,13 +33,18 @@ const USES: [Uses; 16] = [
         because: "the brain is a value; it meets the pool's side only in api-types",
     },
     Uses {
+        package: "gguf",
+        may: &[],
+        because: "reading a model file needs no program of ours, so that engine and pool can share it",
+    },
+    Uses {
         package: "pool-core",
-        may: &["api-types"],
+        may: &["api-types", "gguf"],
         because: "the pool's decisions are a value; they meet the brain only in api-types",
     },
     Uses {
         package: "engine",
-        may: &["api-types"],
+        may: &["api-types", "gguf"],
         because: "an engine is a trait that a C library can satisfy",
     },
     Uses {
@@ -50,7 +55,7 @@ const USES: [Uses; 16] = [
     Uses { package: "cli-kit", may: &["api-types"], because: "printing knows the wire and no program" },
     Uses {
         package: "pool-host",
-        may: &["api-types", "pool-core"],
+        may: &["api-types", "gguf", "pool-core"],
         because: "the pool's hands carry out what pool-core decided, and nothing else",
     },
     Uses {
@@ -65,12 +70,12 @@ const USES: [Uses; 16] = [
     },
     Uses {
         package: "rbees-workerd",
-        may: &["api-types", "clients", "engine"],
+        may: &["api-types", "clients", "engine", "gguf"],
         because: "the worker decides nothing",
     },
     Uses {
         package: "rbees-pool",
-        may: &["api-types", "cli-kit", "pool-core", "pool-host"],
+        may: &["api-types", "cli-kit", "gguf", "pool-core", "pool-host"],
         because: "the pool's command line is its hands and its printer",
     },
     Uses {
@@ -153,9 +158,9 @@ const NEVER: [Never; 4] = [
         because: "the wire builds for a browser, and ids are drawn by shells only",
     },
     Never {
-        packages: &["engine"],
+        packages: &["engine", "gguf"],
         banned: ASYNC_AND_HTTP,
-        because: "an engine is synchronous and knows no network",
+        because: "an engine and the reader of its files are synchronous and know no network",
     },
     Never {
         packages: &["xtask"],

@@ -64,7 +64,8 @@ fn simulation(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
         cargo.args(["run", "--quiet", "--release", "--locked", "--package", "sim", "--"]);
         process::run(cargo.args(arguments))
     };
-    runner.stage("simulation", || sim(&["--seeds", seeds]));
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from).to_string();
+    runner.stage("simulation", || sim(&["--seeds", seeds, "--jobs", &jobs]));
     runner.stage("simulation finds planted bugs", || sim(&["--find-bugs"]));
 }
 
