@@ -198,6 +198,8 @@ fn environment(worker_id: &WorkerId, device: &Device, facts: &Facts) -> Vec<(Str
 fn arguments(request: &SpawnRequest, facts: &Facts, plan: &SpawnPlan) -> Vec<String> {
     let report = format!("{}/{}", facts.home.trim_end_matches('/'), plan.report);
     let port = request.port.map_or_else(|| format!("{}-{}", PORTS.0, PORTS.1), |port| port.to_string());
+    // The stand-in says its own context.
+    let said_context = request.context.is_some() || !facts.model.is_fake();
     let pairs = [
         ("--worker-id", Some(plan.worker_id.to_string())),
         ("--model", Some(facts.model.argument.clone())),
@@ -207,7 +209,7 @@ fn arguments(request: &SpawnRequest, facts: &Facts, plan: &SpawnPlan) -> Vec<Str
         ("--gpu", plan.device.gpu.map(|gpu| gpu.to_string())),
         ("--port", Some(port)),
         ("--slots", Some(plan.slots.to_string())),
-        ("--context", Some(plan.context.to_string())),
+        ("--context", said_context.then(|| plan.context.to_string())),
         ("--threads", request.threads.map(|threads| threads.to_string())),
         ("--orchestrator", request.orchestrator.clone()),
         ("--pool-id", request.pool_id.as_ref().map(ToString::to_string)),
