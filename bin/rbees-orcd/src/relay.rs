@@ -59,7 +59,7 @@ pub struct Relay {
 #[derive(Debug)]
 enum Ending {
     /// The brain is to be told.
-    Report(Event),
+    Report(Box<Event>),
     /// Another relay took over; nobody waits for this one.
     Superseded,
 }
@@ -74,10 +74,10 @@ impl Relay {
         };
         let ending = match opened {
             Ok(stream) => self.relay_events(stream, &report).await,
-            Err(error) => Ending::Report(self.not_opened(&error)),
+            Err(error) => Ending::Report(Box::new(self.not_opened(&error))),
         };
         if let Ending::Report(event) = ending {
-            report(event);
+            report(*event);
         }
     }
 
@@ -152,11 +152,11 @@ impl Relay {
             }
             _ => return self.broken(BrokenCause::Protocol),
         };
-        Ending::Report(event)
+        Ending::Report(Box::new(event))
     }
 
     fn broken(&self, cause: BrokenCause) -> Ending {
-        Ending::Report(Event::StreamBroken { run: self.run.clone(), cause })
+        Ending::Report(Box::new(Event::StreamBroken { run: self.run.clone(), cause }))
     }
 
     /// The worker could not be asked, or refused.

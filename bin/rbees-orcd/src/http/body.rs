@@ -47,6 +47,13 @@ async fn read(request: Request, limits: Limits) -> Result<Bytes, ApiError> {
 /// # Errors
 /// `INVALID_JSON` for what is not JSON, `INVALID_FIELD` for what is not the type asked for.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // Serde would take an array for a struct's fields in order.
+    if !starts_object(bytes) {
+        return Err(match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+            Ok(_) => no_object(),
+            Err(error) => not_json(bytes, &error),
+        });
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| refused(bytes, &error))?;
     reader.end().map_err(|error| not_json(bytes, &error))?;
@@ -58,13 +65,12 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 /// # Errors
 /// As [`parse`].
 pub fn from_value<T: DeserializeOwned>(value: &serde_json::Value) -> Result<T, ApiError> {
-    let start: &[u8] = if value.is_object() { b"{" } else { b"[" };
-    serde_path_to_error::deserialize(value).map_err(|error| refused(start, &error))
+    serde_path_to_error::deserialize(value).map_err(|error| refused(b"{", &error))
 }
 
 fn refused(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     let cause = error.inner();
-    if !cause.is_data() || !starts_object(bytes) {
+    if !cause.is_data() {
         return not_json(bytes, cause);
     }
     let text = without_position(&cause.to_string());
@@ -77,7 +83,7 @@ fn refused(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) 
     };
     let mut detail = ErrorDetail::new(ErrorCode::InvalidField, message(reason, &field, &text))
         .with_details(serde_json::json!({ "reason": reason }))
-        .with_hint(hint(unknown.map(|(name, rest)| (name, rest))));
+        .with_hint(hint(unknown));
     if field != "." {
         detail = detail.with_field(field);
     }
@@ -125,11 +131,17 @@ fn join(path: &str, name: &str) -> String {
 fn not_json(bytes: &[u8], error: &serde_json::Error) -> ApiError {
     let message = if bytes.is_empty() {
         "the body is empty; a JSON object is needed".to_owned()
-    } else if error.is_data() {
-        "the body is JSON, but not one object".to_owned()
     } else {
         format!("the body is not JSON: line {}, column {}", error.line(), error.column())
     };
+    invalid_json(message)
+}
+
+fn no_object() -> ApiError {
+    invalid_json("the body is JSON, but not one object".to_owned())
+}
+
+fn invalid_json(message: String) -> ApiError {
     ApiError::new(ErrorCode::InvalidJson, message)
         .with_hint("send one JSON object, such as {\"prompt\": \"Hello\"}")
 }

@@ -1,0 +1,209 @@
+//! Each kind of bad input has its own words: a code, a status, a field where one is wrong, a hint.
+
+use serde_json::{Value, json};
+
+use crate::daemon::Daemon;
+use crate::worker::{CONTEXT, Worker};
+
+struct Row {
+    what: &'static str,
+    body: String,
+    status: u16,
+    code: &'static str,
+    field: Option<&'static str>,
+    hint: &'static str,
+}
+
+fn row(
+    what: &'static str,
+    body: Value,
+    status: u16,
+    code: &'static str,
+    field: Option<&'static str>,
+    hint: &'static str,
+) -> Row {
+    Row { what, body: body.to_string(), status, code, field, hint }
+}
+
+fn rows() -> Vec<Row> {
+    let invalid = |what, body, field| row(what, body, 422, "INVALID_FIELD", Some(field), "");
+    vec![
+        Row {
+            what: "not JSON",
+            body: "{oops".to_owned(),
+            status: 400,
+            code: "INVALID_JSON",
+            field: None,
+            hint: "JSON object",
+        },
+        Row {
+            what: "empty",
+            body: String::new(),
+            status: 400,
+            code: "INVALID_JSON",
+            field: None,
+            hint: "JSON object",
+        },
+        Row {
+            what: "two objects",
+            body: r#"{"prompt":"x"} {}"#.to_owned(),
+            status: 400,
+            code: "INVALID_JSON",
+            field: None,
+            hint: "JSON object",
+        },
+        row("an array", json!([]), 400, "INVALID_JSON", None, "JSON object"),
+        row(
+            "unknown field",
+            json!({ "prompt": "x", "temprature": 1 }),
+            422,
+            "INVALID_FIELD",
+            Some("temprature"),
+            "did you mean `temperature`?",
+        ),
+        row(
+            "unknown field deep down",
+            json!({ "prompt": "x", "placement": { "pol": "a" } }),
+            422,
+            "INVALID_FIELD",
+            Some("placement.pol"),
+            "did you mean `pool`?",
+        ),
+        invalid("wrong type", json!({ "prompt": "x", "max_tokens": "many" }), "max_tokens"),
+        invalid(
+            "wrong type deep down",
+            json!({ "messages": [{ "role": "user", "content": 7 }] }),
+            "messages[0].content",
+        ),
+        invalid("a negative number", json!({ "prompt": "x", "max_tokens": -1 }), "max_tokens"),
+        invalid("max_tokens 0", json!({ "prompt": "x", "max_tokens": 0 }), "max_tokens"),
+        invalid("too hot", json!({ "prompt": "x", "temperature": 2.5 }), "temperature"),
+        invalid("top_p 0", json!({ "prompt": "x", "top_p": 0 }), "top_p"),
+        invalid("empty prompt", json!({ "prompt": "" }), "prompt"),
+        invalid("no prompt", json!({}), "prompt"),
+        invalid(
+            "both",
+            json!({ "prompt": "x", "messages": [{ "role": "user", "content": "y" }] }),
+            "messages",
+        ),
+        invalid("no messages", json!({ "messages": [] }), "messages"),
+        invalid("NUL", json!({ "prompt": "a\u{0}b" }), "prompt"),
+        invalid(
+            "NUL in a message",
+            json!({ "messages": [{ "role": "user", "content": "\u{0}" }] }),
+            "messages.0.content",
+        ),
+        invalid("empty role", json!({ "messages": [{ "role": "", "content": "x" }] }), "messages.0.role"),
+        invalid("empty stop string", json!({ "prompt": "x", "stop": [""] }), "stop.0"),
+        invalid("deadline 0", json!({ "prompt": "x", "deadline_ms": 0 }), "deadline_ms"),
+        invalid("empty key", json!({ "prompt": "x", "idempotency_key": "" }), "idempotency_key"),
+        invalid("bad pool name", json!({ "prompt": "x", "placement": { "pool": "-x" } }), "placement.pool"),
+        row(
+            "unknown model",
+            json!({ "prompt": "x", "model": "scriptd" }),
+            404,
+            "MODEL_NOT_FOUND",
+            Some("model"),
+            "",
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn bad_tasks_are_refused_in_their_own_words() {
+    let daemon = Daemon::start().await;
+    let worker = Worker::start(&daemon.url(""), &["a"]).await;
+    for row in rows() {
+        let (status, body) = daemon.post("/v2/tasks", row.body).await;
+        let error = &body["error"];
+        assert_eq!((status, error["code"].as_str()), (row.status, Some(row.code)), "{}: {body}", row.what);
+        assert_eq!(error["field"].as_str(), row.field, "{}: {body}", row.what);
+        let hint = error["hint"].as_str().unwrap_or("");
+        assert!(!hint.is_empty() && hint.contains(row.hint), "{}: {body}", row.what);
+        assert!(error["correlation_id"].is_string(), "{}: {body}", row.what);
+    }
+    assert!(worker.executed().is_empty());
+}
+
+#[tokio::test]
+async fn errors_never_repeat_the_prompt() {
+    let daemon = Daemon::start().await;
+    for body in [
+        json!({ "prompt": "s3cret", "max_tokens": "s3cret" }),
+        json!({ "prompt": ["s3cret"] }),
+        json!({ "messages": "s3cret" }),
+        json!({ "messages": [{ "role": "user", "content": { "s3cret": 1 } }] }),
+    ] {
+        let (status, answer) = daemon.post("/v2/tasks", body.to_string()).await;
+        assert_eq!(status, 422);
+        assert!(!answer.to_string().contains("s3cret"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_longer_than_the_context_is_refused_with_both_counts() {
+    let daemon = Daemon::start().await;
+    let worker = Worker::start(&daemon.url(""), &["a"]).await;
+    let prompt = "x".repeat(CONTEXT as usize);
+    let (status, body) = daemon.post("/v2/tasks", json!({ "prompt": prompt }).to_string()).await;
+    assert_eq!((status, body["error"]["code"].as_str()), (422, Some("CONTEXT_OVERFLOW")), "{body}");
+    assert_eq!(body["error"]["details"], json!({ "prompt_tokens": CONTEXT, "context_length": CONTEXT }));
+    assert!(worker.executed().is_empty());
+    let prompt = "x".repeat(CONTEXT as usize - 1);
+    daemon.submit(json!({ "prompt": prompt })).await;
+}
+
+#[tokio::test]
+async fn a_huge_body_is_refused_with_and_without_its_length() {
+    let daemon = Daemon::start_with(|config| config.limits.body_bytes = 2_048).await;
+    let body = json!({ "prompt": "x".repeat(4_096) }).to_string();
+    let (status, answer) = daemon.post("/v2/tasks", body.clone()).await;
+    assert_eq!((status, answer["error"]["code"].as_str()), (413, Some("BODY_TOO_LARGE")));
+    let chunks = futures_util::stream::iter([Ok::<_, std::io::Error>(body)]);
+    let (status, answer) = daemon.post("/v2/tasks", reqwest::Body::wrap_stream(chunks)).await;
+    assert_eq!((status, answer["error"]["code"].as_str()), (413, Some("BODY_TOO_LARGE")));
+}
+
+#[tokio::test]
+async fn a_body_that_never_comes_is_given_up() {
+    let change = |config: &mut rbees_orcd::config::Config| {
+        config.limits.body_time = std::time::Duration::from_millis(50);
+    };
+    let daemon = Daemon::start_with(change).await;
+    let never = futures_util::stream::pending::<Result<String, std::io::Error>>();
+    let (status, answer) = daemon.post("/v2/tasks", reqwest::Body::wrap_stream(never)).await;
+    assert_eq!((status, answer["error"]["code"].as_str()), (408, Some("REQUEST_TIMEOUT")));
+}
+
+#[tokio::test]
+async fn unknown_routes_and_methods_have_our_error_shape() {
+    let daemon = Daemon::start().await;
+    let (status, body) = daemon.get("/v2/nothing").await;
+    assert_eq!((status, body["error"]["code"].as_str()), (404, Some("NOT_FOUND")));
+    let answer = daemon.http.put(daemon.url("/v2/tasks")).send().await.expect("an answer");
+    assert_eq!(answer.status(), 405);
+    assert!(answer.headers().contains_key("allow"));
+    let (status, body) = daemon.get("/v2/tasks?limit=0").await;
+    assert_eq!((status, body["error"]["field"].as_str()), (422, Some("limit")));
+    let request = daemon.http.get(daemon.url("/v2/tasks/job_01901234-5678-7abc-8def-0123456789ab/events"));
+    let (status, body) = crate::daemon::answer(request.header("last-event-id", "x")).await;
+    assert_eq!((status, body["error"]["code"].as_str()), (400, Some("INVALID_HEADER")));
+}
+
+#[tokio::test]
+async fn a_full_queue_says_when_to_come_back() {
+    let daemon = Daemon::start_with(|config| config.settings.queue_capacity = Some(0)).await;
+    let worker = Worker::start(&daemon.url(""), &["a"]).await;
+    worker.allow(0);
+    let mut refused = None;
+    for _ in 0..6 {
+        let request = daemon.http.post(daemon.url("/v2/tasks")).body(json!({ "prompt": "x" }).to_string());
+        let answer = request.send().await.expect("an answer");
+        if answer.status() == 429 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("four slots and no queue do not hold six jobs");
+    assert!(refused.headers().contains_key("retry-after"));
+}
