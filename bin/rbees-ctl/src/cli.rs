@@ -32,14 +32,15 @@ pub struct GlobalArgs {
         alias = "orchestrator-url",
         env = "RBEES_ENDPOINT",
         global = true,
+        help_heading = "Global options",
         value_name = "URL"
     )]
     pub endpoint: Option<String>,
     /// State root of this machine [default: $XDG_DATA_HOME/rbees]
-    #[arg(long, env = "RBEES_HOME", global = true, value_name = "DIR")]
+    #[arg(long, env = "RBEES_HOME", global = true, help_heading = "Global options", value_name = "DIR")]
     pub home: Option<PathBuf>,
     /// Configuration file [default: $XDG_CONFIG_HOME/rbees/rbees.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 

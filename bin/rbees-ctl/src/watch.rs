@@ -155,16 +155,14 @@ impl<'a> Screen<'a> {
     }
 }
 
-/// One line of figures.
+/// One line of figures; `first_token` is what a reader of the stream saw.
 pub fn figures(end: &RunEnd, first_token: Option<Duration>) -> String {
-    let first = first_token.map_or_else(
-        || "no token".to_owned(),
-        |span| format!("{:.2} s to the first token", span.as_secs_f64()),
-    );
+    let first = first_token
+        .map_or_else(String::new, |span| format!(", {:.2} s to the first token", span.as_secs_f64()));
     let rate = rate(end).map_or_else(String::new, |rate| format!(", {rate:.1} tokens/s"));
     let stop = serde_json::to_value(end.stop_reason).ok().and_then(|word| word.as_str().map(str::to_owned));
     format!(
-        "{} tokens in, {} out, {first}{rate}, stopped by {}",
+        "{} tokens in, {} out{first}{rate}, stopped by {}",
         end.tokens_in,
         end.tokens_out,
         stop.unwrap_or_default()

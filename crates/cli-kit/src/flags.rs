@@ -14,10 +14,17 @@ pub enum Format {
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct OutputArgs {
     /// How data is printed on standard output
-    #[arg(short = 'o', long = "output", value_enum, global = true, value_name = "FORMAT")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_enum,
+        global = true,
+        help_heading = "Global options",
+        value_name = "FORMAT"
+    )]
     output: Option<Format>,
     /// The same as `-o json`
-    #[arg(long, global = true, conflicts_with = "output")]
+    #[arg(long, global = true, help_heading = "Global options", conflicts_with = "output")]
     json: bool,
 }
 

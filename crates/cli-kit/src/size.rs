@@ -27,10 +27,11 @@ pub fn human_gb(bytes: u64) -> String {
     format!("{:.1} GB", bytes as f64 / 1e9)
 }
 
-/// A span of time: `340 ms`, `2.1 s`, `3 min 05 s`, `2 h 07 min`.
+/// A span of time: `40 us`, `340 ms`, `2.1 s`, `3 min 05 s`, `2 h 07 min`.
 pub fn human_duration(span: Duration) -> String {
     let seconds = span.as_secs();
     match seconds {
+        0 if span.as_millis() == 0 => format!("{} us", span.as_micros()),
         0 => format!("{} ms", span.as_millis()),
         1..60 => format!("{:.1} s", (span.as_secs_f64() * 10.0).floor() / 10.0),
         60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
@@ -51,6 +52,7 @@ mod tests {
 
     #[test]
     fn time_reads_well_at_every_length() {
+        assert_eq!(human_duration(Duration::from_micros(40)), "40 us");
         let shown: Vec<String> =
             [340, 2_149, 59_990, 185_000, 7_620_000].map(Duration::from_millis).map(human_duration).into();
         assert_eq!(shown, ["340 ms", "2.1 s", "59.9 s", "3 min 05 s", "2 h 07 min"]);

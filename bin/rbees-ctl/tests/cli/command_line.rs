@@ -1,0 +1,108 @@
+//! The command line itself: help, completions, exit codes, the shape of failures.
+
+use crate::program::{Program, Run};
+
+#[test]
+fn help_names_every_command_and_every_command_has_help() {
+    let program = Program::install();
+    let help = program.run(&["--help"]);
+    assert_eq!(help.code, Some(0));
+    for command in
+        ["up", "down", "status", "doctor", "run", "jobs", "models", "workers", "pool", "completions"]
+    {
+        assert!(help.out.contains(&format!("\n  {command} ")), "{command}: {}", help.out);
+        let own = program.run(&[command, "--help"]);
+        assert_eq!(own.code, Some(0), "{command}");
+        assert!(own.out.contains("Usage: rbees "), "{command}: {}", own.out);
+    }
+}
+
+#[test]
+fn completions_are_made_for_every_shell() {
+    let program = Program::install();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = program.run(&["completions", shell]);
+        assert_eq!((script.code, script.err.as_str()), (Some(0), ""), "{shell}");
+        assert!(script.out.contains("submit"), "{shell}");
+    }
+}
+
+#[test]
+fn failures_say_what_why_and_what_next_and_have_their_exit_code() {
+    let program = Program::install();
+    for (args, code, word, next) in [
+        (["jobs", "list"].as_slice(), 5, "ORCHESTRATOR_UNREACHABLE", "rbees up"),
+        (&["jobs", "show", "x"], 2, "INVALID_FIELD", "rbees jobs list"),
+        (&["pool", "status", "--host", "-oProxyCommand=touch pwned"], 2, "INVALID_HOST", "~/.ssh/config"),
+        (&["pool", "add", "-oProxyCommand=touch pwned"], 2, "INVALID_HOST", "~/.ssh/config"),
+        (&["pool", "remove", "nobody"], 3, "POOL_NOT_FOUND", "rbees pool list"),
+        (&["pool", "status"], 5, "REMOTE_BINARY_MISSING", "cargo build"),
+        (&["--endpoint", "localhost:1", "models"], 2, "INVALID_CONFIG", ""),
+    ] {
+        let run = program.run(args);
+        assert_eq!(run.code, Some(code), "{args:?}: {}", run.err);
+        assert_eq!(run.out, "", "{args:?}");
+        assert!(
+            run.err.starts_with("error: ") && run.err.contains(word) && run.err.contains(next),
+            "{}",
+            run.err
+        );
+        assert!(!run.err.contains('\u{1b}'), "colours in a pipe: {}", run.err);
+
+        let json = program.run(&[&["--json"], args].concat());
+        assert_eq!(json.code, Some(code), "{args:?}");
+        let body: api_types::ErrorBody = serde_json::from_str(&json.err).expect("an error body");
+        assert_eq!(body.error.code.as_str(), word);
+    }
+    assert!(!program.dir().join("pwned").exists());
+}
+
+#[test]
+fn a_wrong_command_line_is_refused_with_a_suggestion() {
+    let program = Program::install();
+    let run = program.run(&["jbos", "list"]);
+    assert_eq!(run.code, Some(2));
+    assert!(run.err.contains("jobs"), "{}", run.err);
+    assert_eq!(program.run(&["jobs", "submit", "--model", "m"]).code, Some(2), "no prompt");
+    assert_eq!(
+        program.run(&["jobs", "submit", "--prompt", "a", "--prompt-file", "b"]).code,
+        Some(2),
+        "two prompts"
+    );
+    assert_eq!(program.run(&["up", "--once", "--detach"]).code, Some(2));
+}
+
+#[test]
+fn an_unknown_key_of_the_configuration_is_named_with_its_line() {
+    let program = Program::install();
+    program.configure("endpoint = \"http://127.0.0.1:9\"\nendpiont = 1\n");
+    let run = program.run(&["models"]);
+    assert_eq!(run.code, Some(2));
+    assert!(run.err.contains("rbees.toml:2") && run.err.contains("endpiont"), "{}", run.err);
+}
+
+#[test]
+fn the_orchestrator_may_be_named_in_three_ways() {
+    let program = Program::install();
+    for flag in ["--endpoint", "--orchestrator", "--orchestrator-url"] {
+        let run = program.run(&["models", flag, "http://127.0.0.1:11"]);
+        assert!(run.err.contains("127.0.0.1:11"), "{flag}: {}", run.err);
+    }
+    program.configure("endpoint = \"http://127.0.0.1:12\"\n");
+    let run = Run::of(program.command(&["models"]).env_remove("RBEES_ENDPOINT").output().expect("it runs"));
+    assert!(run.err.contains("127.0.0.1:12"), "{}", run.err);
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_not_an_error() {
+    let program = Program::install();
+    let mut child = program
+        .command(&["completions", "bash"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    drop(child.stdout.take());
+    let run = Run::of(child.wait_with_output().expect("it ends"));
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""));
+}
