@@ -146,7 +146,8 @@ impl Generation {
             return Some(Finish::Stopped(StopReason::MaxTokens));
         }
         self.next = Some(token);
-        if self.shown.is_none_or(|shown| now.saturating_duration_since(shown) >= METRICS_EVERY) {
+        let shown = *self.shown.get_or_insert(now);
+        if now.saturating_duration_since(shown) >= METRICS_EVERY {
             self.show(now);
         }
         None

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn long_logs_come_in_pages() {
+    fn big_logs_come_in_pages() {
         let log = RunLog::new(0, usize::MAX);
         (0..3000).for_each(|i| log.append(&token(i)));
         let mut from = 0;

@@ -156,6 +156,9 @@ async fn finish(config: &Config, state: &WorkerState, outcome: Outcome) -> ExitC
             while state.runs.readers() > 0 && begin.elapsed() < READERS_GRACE {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
+            if let Some(path) = &config.report {
+                report::write_or_warn(path, state);
+            }
             tracing::info!(event = "ended");
             ExitCode::SUCCESS
         }

@@ -1,6 +1,6 @@
 //! Errors as answers.
 
-use api_types::{CorrelationId, ErrorDetail};
+use api_types::{CorrelationId, ErrorCode, ErrorDetail};
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -42,5 +42,9 @@ fn write(response: &mut Response, error: &ErrorDetail) {
     {
         answer.headers_mut().insert(header::RETRY_AFTER, seconds);
     }
-    std::mem::swap(response, &mut answer);
+    if matches!(error.code, ErrorCode::BodyTooLarge | ErrorCode::RequestTimeout) {
+        // The rest of the body is not read, so the connection cannot serve another request.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    *response = answer;
 }
