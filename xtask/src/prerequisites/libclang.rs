@@ -14,7 +14,8 @@ pub fn is_there() -> bool {
 /// A libclang that comes without the compiler's own headers (`stddef.h`, ...) gets those of the C++
 /// compiler.
 pub fn add_headers(env: &mut BuildEnv) {
-    if find().is_some_and(|folder| has_headers(&folder)) || process::find("clang").is_some() {
+    let beside_a_libclang = folders().iter().chain(&find()).any(|folder| has_headers(folder));
+    if beside_a_libclang || process::find("clang").is_some() {
         return;
     }
     if let Ok(include) = process::read(Command::new("c++").arg("-print-file-name=include")) {
@@ -53,8 +54,11 @@ fn folders() -> Vec<PathBuf> {
     folders
 }
 
+/// A link that leads nowhere is no libclang.
 fn holds_libclang(folder: &Path) -> bool {
-    entries(folder).iter().any(|path| is_libclang(&path.file_name().unwrap_or_default().to_string_lossy()))
+    entries(folder)
+        .iter()
+        .any(|path| path.is_file() && is_libclang(&path.file_name().unwrap_or_default().to_string_lossy()))
 }
 
 /// `libclang.so`, `libclang-14.so.1`, `libclang.dylib`; not `libclang-cpp.so` and its kind.
@@ -67,12 +71,7 @@ fn is_libclang(name: &str) -> bool {
 }
 
 fn has_headers(folder: &Path) -> bool {
-    let real = entries(folder)
-        .into_iter()
-        .find(|path| is_libclang(&path.file_name().unwrap_or_default().to_string_lossy()))
-        .and_then(|path| path.canonicalize().ok());
-    let Some(beside) = real.as_deref().and_then(Path::parent) else { return false };
-    entries(&beside.join("clang")).iter().any(|version| version.join("include/stddef.h").is_file())
+    entries(&folder.join("clang")).iter().any(|version| version.join("include/stddef.h").is_file())
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
