@@ -83,16 +83,7 @@ impl Downloader {
     /// # Errors
     /// `INTERNAL` when the platform's TLS roots cannot be read.
     pub fn new(limits: Limits, progress: OnProgress) -> Result<Self, ErrorDetail> {
-        static CRYPTO: std::sync::Once = std::sync::Once::new();
-        CRYPTO.call_once(|| {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        });
-        let client = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
-            .user_agent(concat!("rbees/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(internal)?;
+        let client = crate::http::client().build().map_err(internal)?;
         Ok(Self { client, limits, progress })
     }
 

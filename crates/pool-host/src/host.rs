@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api_types::pool::{CatalogModel, Fit, Hardware, PoolStatus, SpawnRequest, WorkerRecord};
+use api_types::worker::WorkerCapabilities;
 use api_types::{ErrorCode, ErrorDetail, PROTOCOL};
 use pool_core::catalog::Registered;
 use pool_core::fit::{self, Load, Room};
@@ -256,12 +257,12 @@ impl Host {
         Some(self.home.logs().join(format!("{id}.log"))).filter(|path| path.is_file())
     }
 
-    /// Whether a model fits where this request would run it.
+    /// Whether a model fits where this request would run it, whatever the worker's build can do.
     ///
     /// # Errors
     /// Those of planning, `MODEL_NOT_READY`.
     pub async fn fit(&self, request: &SpawnRequest) -> Result<Fit, ErrorDetail> {
-        let (plan, fit) = self.preflight(request).await?;
+        let (plan, fit) = self.preflight(request, "rbees-workerd".to_owned(), every_backend()).await?;
         fit.ok_or_else(|| {
             let message = format!("nothing is known of the memory that `{}` needs", plan.model);
             ErrorDetail::new(ErrorCode::UnsupportedModel, message)
@@ -273,7 +274,9 @@ impl Host {
     /// # Errors
     /// Those of planning, `INSUFFICIENT_VRAM`, `INSUFFICIENT_MEMORY`, and those of [`spawn::spawn`].
     pub async fn spawn(&self, request: &SpawnRequest) -> Result<WorkerRecord, ErrorDetail> {
-        let (plan, fit) = self.preflight(request).await?;
+        let program = worker_binary::find()?;
+        let built = worker_binary::capabilities(&program).await?;
+        let (plan, fit) = self.preflight(request, program.to_string_lossy().into_owned(), built).await?;
         if let Some(fit) = fit.as_ref().filter(|fit| !fit.fits) {
             return Err(too_large(fit, &plan.device));
         }
@@ -287,13 +290,17 @@ impl Host {
         spawn::spawn(&self.home, &plan, predicted, self.settings.spawn_timeout, &self.progress).await
     }
 
-    async fn preflight(&self, request: &SpawnRequest) -> Result<(SpawnPlan, Option<Fit>), ErrorDetail> {
+    async fn preflight(
+        &self,
+        request: &SpawnRequest,
+        program: String,
+        capabilities: WorkerCapabilities,
+    ) -> Result<(SpawnPlan, Option<Fit>), ErrorDetail> {
         let chosen = self.choose_model(request).await?;
-        let program = worker_binary::find()?;
         let facts = Facts {
             home: self.home.text(),
-            program: program.to_string_lossy().into_owned(),
-            capabilities: worker_binary::capabilities(&program).await?,
+            program,
+            capabilities,
             hardware: self.hardware().await?,
             model: chosen.choice.clone(),
             fresh: fresh_id()?,
@@ -337,13 +344,7 @@ impl Host {
     }
 
     async fn entry_as_chosen(&self, model: &CatalogModel) -> Result<Chosen, ErrorDetail> {
-        let ready = model.downloaded
-            && model.files.iter().all(|file| {
-                self.home
-                    .model_file(&file.path)
-                    .metadata()
-                    .is_ok_and(|found| file.size.is_none_or(|size| size == found.len()))
-            });
+        let ready = models::is_here(&self.home, model);
         let first = model.files.first().filter(|_| ready).ok_or_else(|| {
             let message = format!("the files of `{}` are not on this machine", model.id);
             ErrorDetail::new(ErrorCode::ModelNotReady, message)
@@ -363,6 +364,18 @@ impl Host {
                 .or(model.context_length),
         };
         Ok(Chosen { choice, header, weights_bytes: model.size_bytes })
+    }
+}
+
+/// A worker that could be built.
+fn every_backend() -> WorkerCapabilities {
+    WorkerCapabilities {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: PROTOCOL,
+        engines: Vec::new(),
+        backends: ["cpu", "cuda", "metal", "vulkan", "fake"].map(str::to_owned).into(),
+        formats: Vec::new(),
+        missing_cpu_features: Vec::new(),
     }
 }
 

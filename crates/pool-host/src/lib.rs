@@ -9,6 +9,7 @@ pub mod files;
 pub mod gpu;
 pub mod home;
 pub mod host;
+mod http;
 pub mod hub;
 pub mod models;
 pub mod processes;

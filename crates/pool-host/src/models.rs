@@ -34,6 +34,11 @@ pub async fn download(
     id: &str,
 ) -> Result<CatalogModel, ErrorDetail> {
     let model = catalog_file::load(home)?.find(id)?.clone();
+    if is_here(home, &model) {
+        downloader
+            .note(format!("{id} is here and was verified; rbees-pool models verify {id} hashes it again"));
+        return Ok(model);
+    }
     let mut failures: Vec<(String, ErrorDetail)> = Vec::new();
     for source in &model.sources {
         let outcome = match from_source(home, downloader, hub, &model, source).await {
@@ -49,6 +54,15 @@ pub async fn download(
         }
     }
     Err(none_worked(&model.id, failures))
+}
+
+/// Whether a model was verified once and every file still lies there with its size.
+pub(crate) fn is_here(home: &Home, model: &CatalogModel) -> bool {
+    let there = |file: &ModelFile| {
+        let found = home.model_file(&file.path).metadata();
+        found.is_ok_and(|found| file.size.is_none_or(|size| size == found.len()))
+    };
+    model.downloaded && !model.files.is_empty() && model.files.iter().all(there)
 }
 
 fn record(home: &Home, id: &str, found: Downloaded) -> Result<CatalogModel, ErrorDetail> {

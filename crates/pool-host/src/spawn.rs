@@ -194,7 +194,7 @@ async fn check_health(report: &WorkerReport, plan: &SpawnPlan) -> Result<(), Err
             format!("{} does not answer at {uri}/health: {reason}", plan.worker_id),
         )
     };
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build();
+    let client = crate::http::client().no_proxy().timeout(Duration::from_secs(10)).build();
     let client = client.map_err(|error| failed(error.to_string()))?;
     let answer =
         client.get(format!("{uri}/health")).send().await.map_err(|error| failed(error.to_string()))?;
