@@ -17,6 +17,7 @@ pub struct Printer {
     format: Format,
     /// Width of the terminal that shows standard output; `None` for a pipe or file.
     columns: Option<u16>,
+    remote: bool,
     closed: AtomicBool,
 }
 
@@ -24,13 +25,13 @@ impl Printer {
     /// A printer for this process's own standard output.
     pub fn new(format: Format) -> Self {
         let columns = io::stdout().is_terminal().then(terminal_columns);
-        Self { format, columns, closed: AtomicBool::new(false) }
+        Self { format, columns, remote: false, closed: AtomicBool::new(false) }
     }
 
     /// A printer whose output is shown on somebody else's terminal of this width, or in their
     /// pipe when `None`.
     pub fn for_remote(format: Format, columns: Option<u16>) -> Self {
-        Self { format, columns, closed: AtomicBool::new(false) }
+        Self { format, columns, remote: true, closed: AtomicBool::new(false) }
     }
 
     /// How data is printed.
@@ -46,6 +47,11 @@ impl Printer {
     /// Width of the terminal that shows the data; `None` for a pipe or file.
     pub fn columns(&self) -> Option<u16> {
         self.columns
+    }
+
+    /// Whether another program of ours reads standard error and shows it to people.
+    pub fn is_remote(&self) -> bool {
+        self.remote
     }
 
     /// Whether the reader of standard output has gone.

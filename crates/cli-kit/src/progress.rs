@@ -1,4 +1,4 @@
-//! Progress of long work: bars on a terminal, one JSON object a line otherwise.
+//! Progress of long work: bars on a terminal, one JSON object per line otherwise.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -14,6 +14,8 @@ use crate::{Printer, plain_text};
 #[derive(Debug)]
 pub struct ProgressView {
     bars: Option<Bars>,
+    /// Whether what is told to people goes out as JSON like the rest.
+    notes_as_json: bool,
 }
 
 #[derive(Debug)]
@@ -23,18 +25,21 @@ struct Bars {
 }
 
 impl ProgressView {
-    /// Bars when standard error is a terminal and people read it, JSON lines otherwise.
+    /// Bars when standard error is a terminal and people read it. Otherwise JSON lines; what is
+    /// told to people stays text unless a program reads it.
     pub fn new(printer: &Printer) -> Self {
-        let people = std::io::stderr().is_terminal() && !printer.is_json();
+        let notes_as_json = printer.is_json() || printer.is_remote();
+        let people = std::io::stderr().is_terminal() && !notes_as_json;
         let bars = people.then(|| Bars { all: MultiProgress::new(), by_name: Mutex::default() });
-        Self { bars }
+        Self { bars, notes_as_json }
     }
 
     /// Shows one step.
     pub fn show(&self, progress: &Progress) {
-        match &self.bars {
-            Some(bars) => bars.show(progress),
-            None => write_line(progress),
+        match (&self.bars, progress) {
+            (Some(bars), _) => bars.show(progress),
+            (None, Progress::Note { message }) if !self.notes_as_json => crate::printer::note(message),
+            (None, _) => write_line(progress),
         }
     }
 

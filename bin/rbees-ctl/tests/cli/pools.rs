@@ -51,7 +51,7 @@ fn outputs_stay_apart_and_the_exit_code_is_kept() {
     let (program, sshd) = installed();
     let run = over_ssh(&program, &sshd, &["pool", "models", "download", "x", "--remote=testhost"]);
     assert_eq!((run.code, run.out.as_str()), (Some(0), "done\n"));
-    assert_eq!(run.err, "{\"type\":\"note\",\"message\":\"half way\"}\nnoise\n");
+    assert_eq!(run.err, "half way\nnoise\n");
     let run = over_ssh(&program, &sshd, &["pool", "worker", "stop", "w", "--host", "testhost", "--json"]);
     assert_eq!((run.code, run.out.as_str()), (Some(3), ""));
     assert!(run.err.contains("WORKER_NOT_FOUND"), "{}", run.err);

@@ -61,6 +61,14 @@ pub async fn run(context: &Context, args: &UpArgs) -> Outcome {
     outcome.and_then(|status| stopped.map(|()| status))
 }
 
+/// A model by the two names it has.
+struct Model {
+    /// What the pool calls it.
+    spawned_as: String,
+    /// What requests call it.
+    served_as: String,
+}
+
 struct Up<'a> {
     context: &'a Context,
     args: &'a UpArgs,
@@ -87,11 +95,11 @@ impl Up<'_> {
         let worker = self.worker(&client, &model, &url, started, &view).await?;
         view.clear();
         let record = worker::record(&self.pool, &worker).await;
-        first_answer::ask(printer, &client, &url, &model, record).await
+        first_answer::ask(printer, &client, &url, &model.served_as, record).await
     }
 
     /// The model to serve, downloaded.
-    async fn model(&self, status: &PoolStatus, view: &ProgressView) -> Result<String, ErrorDetail> {
+    async fn model(&self, status: &PoolStatus, view: &ProgressView) -> Result<Model, ErrorDetail> {
         let wanted = match &self.args.model {
             Some(model) => model.clone(),
             None => {
@@ -100,31 +108,38 @@ impl Up<'_> {
                 proposal.model
             }
         };
-        let known = status.models.iter().find(|model| model.id == wanted || model.aliases.contains(&wanted));
-        if known.is_some_and(|model| model.downloaded) {
-            return Ok(known.map_or(wanted, |model| model.id.clone()));
+        // The engine for tests makes its text up and needs no file.
+        if let Some(name) = wanted.strip_prefix("fake:") {
+            return Ok(Model {
+                served_as: name.split('?').next().unwrap_or(name).to_owned(),
+                spawned_as: wanted,
+            });
         }
-        let args = ["models", "download", wanted.as_str()];
-        let _: IgnoredAny = self.pool.json_with(&args, &mut |progress| view.show(&progress)).await?;
-        Ok(known.map_or(wanted, |model| model.id.clone()))
+        let known = status.models.iter().find(|model| model.id == wanted || model.aliases.contains(&wanted));
+        if !known.is_some_and(|model| model.downloaded) {
+            let args = ["models", "download", wanted.as_str()];
+            let _: IgnoredAny = self.pool.json_with(&args, &mut |progress| view.show(&progress)).await?;
+        }
+        let id = known.map_or(wanted, |model| model.id.clone());
+        Ok(Model { served_as: id.clone(), spawned_as: id })
     }
 
     /// A ready worker for the model.
     async fn worker(
         &self,
         client: &Client,
-        model: &str,
+        model: &Model,
         url: &str,
         started: &mut Started,
         view: &ProgressView,
     ) -> Result<api_types::WorkerId, ErrorDetail> {
-        if worker::serving(client, model).await?.is_none() {
+        if worker::serving(client, &model.served_as).await?.is_none() {
             started.spawning_since(&self.pool).await?;
-            let worker = worker::spawn(&self.pool, model, url, view).await?;
-            view.note(format!("worker {worker} serves {model}"));
+            let worker = worker::spawn(&self.pool, &model.spawned_as, url, view).await?;
+            view.note(format!("worker {worker} serves {}", model.served_as));
             started.spawned(worker);
         }
-        worker::await_ready(client, model).await
+        worker::await_ready(client, &model.served_as).await
     }
 
     /// What happens once the first answer is there.
