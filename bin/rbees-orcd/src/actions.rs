@@ -4,6 +4,7 @@ mod streams;
 mod workers;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use api_types::{JobId, WorkerId};
@@ -32,7 +33,16 @@ pub struct Actions {
     pub limits: StallLimits,
     /// What is counted.
     pub metrics: Metrics,
-    relays: Arc<Mutex<HashMap<JobId, (RunKey, AbortHandle)>>>,
+    relays: Arc<Mutex<HashMap<JobId, RunningRelay>>>,
+}
+
+/// A relay that was started for a job.
+#[derive(Debug)]
+struct RunningRelay {
+    run: RunKey,
+    task: AbortHandle,
+    /// Whether its stream ended without a last event.
+    broken: Arc<AtomicBool>,
 }
 
 impl Actions {
@@ -57,8 +67,8 @@ impl Actions {
 
     /// Shows the last event and forgets the log, or keeps it a while when it is nowhere else.
     pub fn end_job(&self, job_id: JobId, keep: bool) {
-        if let Some((_, relay)) = self.lock_relays().remove(&job_id) {
-            relay.abort();
+        if let Some(relay) = self.lock_relays().remove(&job_id) {
+            relay.task.abort();
         }
         if let Some(log) = self.subscribers.log(job_id) {
             log.end();
@@ -68,19 +78,19 @@ impl Actions {
 
     /// Stops every relay; the runs go on in their workers.
     pub fn stop_relays(&self) {
-        for (_, (_, relay)) in self.lock_relays().drain() {
-            relay.abort();
+        for (_, relay) in self.lock_relays().drain() {
+            relay.task.abort();
         }
     }
 
     /// The runs that we believe a worker holds.
     pub fn runs_of(&self, worker_id: &WorkerId) -> Vec<Run> {
         let relays = self.lock_relays();
-        let runs = relays.values().map(|(run, _)| run).filter(|run| run.worker_id == *worker_id);
+        let runs = relays.values().map(|relay| &relay.run).filter(|run| run.worker_id == *worker_id);
         runs.map(|run| Run { job_id: run.job_id, attempt: run.attempt, ended: false }).collect()
     }
 
-    fn lock_relays(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, (RunKey, AbortHandle)>> {
+    fn lock_relays(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, RunningRelay>> {
         self.relays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,7 @@
 //! Opening, resuming, passing and dropping the streams of runs.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api_types::worker::{CancelRequest, ExecuteRequest};
@@ -8,7 +10,7 @@ use clients::WorkerClient;
 use orchestrator_core::view::JobStanding;
 use orchestrator_core::{Event, OpenStream, RunKey};
 
-use super::Actions;
+use super::{Actions, RunningRelay};
 use crate::relay::{Relay, Source};
 
 /// How often a worker is told to stop a run or to forget its log before we give up; it drops
@@ -40,7 +42,8 @@ impl Actions {
         self.start_relay(open.run, worker, false, Duration::ZERO, |_| Source::Execute(Box::new(request)));
     }
 
-    /// Takes a run up again from the worker's own log.
+    /// Takes a run up again from the worker's own log, unless its stream is open or has given its
+    /// last event.
     pub fn resume_stream(
         &self,
         run: RunKey,
@@ -50,6 +53,9 @@ impl Actions {
         passed: bool,
         standing: Option<&JobStanding>,
     ) {
+        if self.is_relayed(&run) {
+            return;
+        }
         let attempt = standing.and_then(|standing| standing.row.attempt.as_ref());
         let Some(first) = attempt.map(|attempt| attempt.first_event_id) else { return };
         let (job, attempt) = (run.job_id.to_string(), run.attempt);
@@ -71,10 +77,10 @@ impl Actions {
     /// Stops relaying a run. What it held back was dropped with the commit.
     pub fn drop_stream(&self, run: &RunKey) {
         let mut relays = self.lock_relays();
-        if relays.get(&run.job_id).is_some_and(|(relayed, _)| relayed == run)
-            && let Some((_, relay)) = relays.remove(&run.job_id)
+        if relays.get(&run.job_id).is_some_and(|relay| relay.run == *run)
+            && let Some(relay) = relays.remove(&run.job_id)
         {
-            relay.abort();
+            relay.task.abort();
         }
     }
 
@@ -96,6 +102,13 @@ impl Actions {
         });
     }
 
+    /// Whether a relay for the run is open or has told of its last event.
+    fn is_relayed(&self, run: &RunKey) -> bool {
+        let relays = self.lock_relays();
+        let relay = relays.get(&run.job_id).filter(|relay| relay.run == *run);
+        relay.is_some_and(|relay| !relay.broken.load(Ordering::Relaxed))
+    }
+
     fn start_relay(
         &self,
         run: RunKey,
@@ -111,12 +124,19 @@ impl Actions {
         let relay =
             Relay { run: run.clone(), log, writer, limits: self.limits, metrics: self.metrics.clone() };
         let handle = self.handle.clone();
+        let broken = Arc::new(AtomicBool::new(false));
+        let mark = Arc::clone(&broken);
         let task = self.runtime.spawn(async move {
             tokio::time::sleep(delay).await;
-            relay.run(worker, source, |event| handle.report(event)).await;
+            let report = |event| {
+                mark.store(matches!(event, Event::StreamBroken { .. }), Ordering::Relaxed);
+                handle.report(event);
+            };
+            relay.run(worker, source, report).await;
         });
-        if let Some((_, before)) = self.lock_relays().insert(job_id, (run, task.abort_handle())) {
-            before.abort();
+        let started = RunningRelay { run, task: task.abort_handle(), broken };
+        if let Some(before) = self.lock_relays().insert(job_id, started) {
+            before.task.abort();
         }
     }
 }

@@ -236,7 +236,10 @@ fn worker_id(app: &App, row: &PoolRow, request: &SpawnRequest) -> Result<WorkerI
     let status: Option<PoolStatus> = app.pools.view(row).status;
     let of_device = request.device.as_ref().and_then(|device| device.split(':').next().map(str::to_owned));
     let of_gpu = || status.and_then(|status| status.hardware.gpus.first().map(|gpu| gpu.backend.clone()));
-    let backend = request.backend.clone().or(of_device).or_else(of_gpu).unwrap_or_else(|| "cpu".to_owned());
+    let of_fake =
+        request.model.as_ref().filter(|model| model.starts_with("fake:")).map(|_| "fake".to_owned());
+    let backend =
+        request.backend.clone().or(of_device).or(of_fake).or_else(of_gpu).unwrap_or_else(|| "cpu".to_owned());
     format!("worker-{backend}-{}", next_worker_suffix()).parse().map_err(|_| {
         ApiError(
             ErrorDetail::new(ErrorCode::InvalidField, format!("{backend:?} is not a backend"))
@@ -257,10 +260,12 @@ fn spawn_args(
         return Err(problem.with_field("model_ref").into());
     }
     let (backend, gpu) = device(&request)?;
-    let model = request.model.or(request.model_ref);
     let mut args = vec!["worker".to_owned(), "spawn".to_owned()];
     push_flag(&mut args, "--backend", backend);
-    push_flag(&mut args, "--model", model.map(|model| argument("model", &model)).transpose()?);
+    let model = request.model.map(|model| argument("model", &model)).transpose()?;
+    push_flag(&mut args, "--model", model);
+    let model_ref = request.model_ref.map(|model| argument("model_ref", &model)).transpose()?;
+    push_flag(&mut args, "--model-ref", model_ref);
     push_flag(&mut args, "--gpu", gpu);
     push_flag(&mut args, "--slots", request.slots);
     push_flag(&mut args, "--context", request.context);
