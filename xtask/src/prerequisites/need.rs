@@ -34,6 +34,9 @@ impl Need {
     /// For a release build with the native engine, and for the first model.
     pub const FOR_BUILD: [Self; 5] = [Self::Compiler, Self::Cmake, Self::Make, Self::Libclang, Self::Pip];
 
+    /// For tests without the native engine.
+    pub const FOR_FAST_TESTS: [Self; 4] = [Self::Compiler, Self::Pip, Self::Sshd, Self::Ssh];
+
     /// For every test.
     pub const FOR_TESTS: [Self; 8] = [
         Self::Compiler,

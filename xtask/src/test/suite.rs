@@ -13,17 +13,23 @@ use crate::{bans, layers, models, openapi, process, release};
 /// The client that the conformance tests drive us with.
 const OPENAI_CLIENT: &str = "openai==3.52.0";
 
-/// Runs the stages of `suite`, the cheap ones first.
+/// Runs the stages of `suite`: what needs nothing of the machine first, then the cheap ones.
 pub fn run(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
     if suite != Suite::Release {
-        fast(workspace, runner);
+        reading(workspace, runner);
+    }
+    let needs = if suite == Suite::Fast { &Need::FOR_FAST_TESTS[..] } else { &Need::FOR_TESTS };
+    let env = runner.stage("prerequisites", || prerequisites::ensure(workspace, needs)).unwrap_or_default();
+    if suite != Suite::Release {
+        runner.stage("fast tests", || fast_tests(workspace));
     }
     if suite != Suite::Fast {
-        release(workspace, suite, runner);
+        release(workspace, suite, &env, runner);
     }
 }
 
-fn fast(workspace: &Workspace, runner: &mut Runner) {
+/// What is read rather than run.
+fn reading(workspace: &Workspace, runner: &mut Runner) {
     runner.stage("formatting", || process::run(workspace.cargo().args(["fmt", "--all", "--check"])));
     runner.stage("layers", || layers::run(workspace));
     runner.stage("bans", || bans::run(workspace));
@@ -35,25 +41,24 @@ fn fast(workspace: &Workspace, runner: &mut Runner) {
     runner.stage("documentation tests", || {
         process::run(workspace.cargo().args(["test", "--workspace", "--doc", "--locked", "--quiet"]))
     });
-    runner.stage("fast tests", || {
-        process::run(nextest::command(workspace)?.args(["run", "--workspace", "--locked", "--no-fail-fast"]))
-    });
+}
+
+fn fast_tests(workspace: &Workspace) -> anyhow::Result<()> {
+    process::run(nextest::command(workspace)?.args(["run", "--workspace", "--locked", "--no-fail-fast"]))
 }
 
 /// After `clippy`'s own arguments.
 const DENY: [&str; 3] = ["--", "-D", "warnings"];
 
-fn release(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
-    let env = runner.stage("prerequisites", || prerequisites::ensure(workspace, &Need::FOR_TESTS));
-    let env = env.unwrap_or_default();
-    runner.stage("release build", || release::build(workspace, &env));
+fn release(workspace: &Workspace, suite: Suite, env: &BuildEnv, runner: &mut Runner) {
+    runner.stage("release build", || release::build(workspace, env));
     runner.stage("API documents", || openapi::check(workspace, &workspace.release_folder()));
     simulation(workspace, suite, runner);
-    runner.stage("lints with the native engine", || native_lints(workspace, &env));
+    runner.stage("lints with the native engine", || native_lints(workspace, env));
     let inputs = runner.stage("models and clients", || Inputs::fetch(workspace));
     runner.stage("release tests", || {
         let inputs = inputs.ok_or_else(|| anyhow::anyhow!("models or clients are missing"))?;
-        release_tests(workspace, suite, &env, &inputs)
+        release_tests(workspace, suite, env, &inputs)
     });
 }
 
