@@ -14,6 +14,7 @@ use crate::settings::FullPolicy;
 use crate::step::{Action, Answer, Write};
 use crate::time::Time;
 use crate::turn::{Submitted, Turn};
+use crate::worker::Worker;
 
 /// The capability of a worker whose model has a chat template.
 const CHAT: &str = "chat";
@@ -88,10 +89,10 @@ impl Orchestrator {
     }
 
     /// Refuses when the queue is full, or makes room, as configured. A job that can start at once
-    /// needs no room.
+    /// needs no room, as long as every living job could wait or run.
     fn make_room(&mut self, row: &JobRow, turn: &mut Turn) -> Result<(), ErrorDetail> {
         let Some(capacity) = self.settings.queue_capacity else { return Ok(()) };
-        if self.queue.len() < capacity || self.starts_at_once(row, turn.now) {
+        if self.queue.len() < capacity || self.starts_beside(capacity, row, turn.now) {
             return Ok(());
         }
         let oldest = match self.settings.full_policy {
@@ -103,12 +104,13 @@ impl Orchestrator {
         Ok(())
     }
 
-    fn starts_at_once(&self, row: &JobRow, now: Time) -> bool {
-        !self.queue.has(&row.model)
-            && self
-                .registry
-                .of_model(&row.model)
-                .any(|worker| fits(row, worker) && worker.is_open(&self.settings, now))
+    fn starts_beside(&self, capacity: u64, row: &JobRow, now: Time) -> bool {
+        let living = |worker: &&Worker| worker.gone.is_none();
+        let slots: u64 = self.registry.all().filter(living).map(|w| u64::from(w.row.facts.slots)).sum();
+        let open = |worker: &Worker| fits(row, worker) && worker.is_open(&self.settings, now);
+        (self.jobs.len() as u64) < capacity.saturating_add(slots)
+            && !self.queue.has(&row.model)
+            && self.registry.of_model(&row.model).any(open)
     }
 
     fn admit(&mut self, request: RequestId, row: JobRow, turn: &mut Turn) {

@@ -8,7 +8,7 @@ use crate::event::{RequestId, Run, RunKey};
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
 use crate::row::WorkerRow;
-use crate::step::{Action, Answer};
+use crate::step::Answer;
 use crate::turn::Turn;
 use crate::worker::{SlotUse, Worker};
 
@@ -165,8 +165,8 @@ impl Orchestrator {
         listed.iter().filter(|run| !wanted(run)).copied().collect()
     }
 
-    /// A run that was handed out a while ago and is not listed: its own log is the truth. (The list
-    /// may be older than the run.)
+    /// A run that was handed out a while ago and is not listed: its own log is the truth, because the
+    /// list may be older than the run. A stream of it that is still open is left alone.
     fn look_for_run(&mut self, run: &RunKey, turn: &mut Turn) {
         let Some(dispatched_at) = self
             .jobs
@@ -178,7 +178,6 @@ impl Orchestrator {
             return;
         };
         if turn.now.since(dispatched_at) >= self.settings.lease.run_listed_ms {
-            turn.act(Action::DropStream(run.clone()));
             self.take_up_again(run, turn);
         }
     }

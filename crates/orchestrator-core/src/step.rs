@@ -71,7 +71,8 @@ pub enum Action {
     /// Call `/execute` on a worker and relay what comes, held back until `PassStream`.
     OpenStream(OpenStream),
     /// Take a run up again from the worker's own log, from its first event; after `delay_ms`.
-    /// `passed` says whether its tokens may be passed on at once.
+    /// `passed` says whether its tokens may be passed on at once. Without effect while a stream of
+    /// the run is open or has delivered its last event; one that broke is replaced.
     ResumeStream {
         /// Which run.
         run: RunKey,

@@ -188,6 +188,31 @@ impl Checks {
         }
     }
 
+    /// I4: what an old attempt reports moves nothing. `before` and `after` are the job around it.
+    pub fn stale_report(&mut self, run: &RunKey, before: Option<&JobRow>, after: Option<&JobRow>) {
+        let is_current = |row: &&JobRow| {
+            let attempt = row.attempt.as_ref();
+            let same = attempt.is_some_and(|a| (a.attempt, a.incarnation) == (run.attempt, run.incarnation));
+            same && matches!(row.status, TaskStatus::Dispatched | TaskStatus::Running)
+        };
+        let Some(before) = before else { return };
+        if is_current(&before) {
+            return;
+        }
+        let waited = before.status == TaskStatus::Queued;
+        let Some(after) = after else {
+            return self.fail("I4", format!("a late report of {run:?} ended its job"));
+        };
+        let placed = waited && after.status == TaskStatus::Dispatched;
+        if after.status != before.status && !placed {
+            let text = format!(
+                "a late report of {run:?} moved its job from {:?} to {:?}",
+                before.status, after.status
+            );
+            self.fail("I4", text);
+        }
+    }
+
     /// The driver opens a stream.
     pub fn opened(&mut self, run: &RunKey) {
         self.opened.insert((run.job_id, run.attempt));
@@ -313,7 +338,7 @@ impl World {
         let depth = daemon.brain.health(now).queue_depth;
         let slots: u64 = self.workers.iter().map(|worker| u64::from(worker.plan.slots)).sum();
         if let Some(capacity) = self.plan.settings.queue_capacity
-            && depth > capacity + 2 * slots
+            && depth > capacity + slots
         {
             self.checks.fail("I10", format!("{depth} jobs wait, {capacity} may"));
         }

@@ -87,6 +87,11 @@ impl Daemon {
                     log.extend_from_slice(held.remove(run).unwrap_or_default());
                 }
                 Action::DropStream(run) => drop(held.remove(run)),
+                Action::OpenStream(OpenStream { run, .. }) | Action::ResumeStream { run, .. }
+                    if self.relays.get(run).is_some_and(|relay| relay.broken) =>
+                {
+                    held.remove(run);
+                }
                 Action::EndJob { job_id: id, release_held, .. } if *id == job_id => {
                     if *release_held {
                         held.values().for_each(|held| log.extend_from_slice(held));
@@ -132,6 +137,9 @@ impl World {
     fn decide(&mut self, event: Event, step: &mut Step) {
         let now = self.time();
         let Some(daemon) = &mut self.daemon else { return };
+        let reported = reported_run(&event);
+        let row_of = |brain: &Orchestrator, run: &RunKey| brain.job(run.job_id).map(|standing| standing.row);
+        let before = reported.as_ref().and_then(|run| row_of(&daemon.brain, run));
         let event = if self.bug == Some(Bug::StaleAttemptAccepted) {
             as_current(event, &daemon.brain)
         } else {
@@ -140,6 +148,10 @@ impl World {
         self.checks.heard(&event, now);
         self.trace.note(&event);
         let more = daemon.brain.handle_event(event, now);
+        if let Some(run) = reported {
+            let after = row_of(&daemon.brain, &run);
+            self.checks.stale_report(&run, before.as_ref(), after.as_ref());
+        }
         self.counts.events += 1;
         self.checks.decided(&more, now);
         step.writes.extend(more.writes);
@@ -334,6 +346,17 @@ fn first_events(step: &Step) -> BTreeMap<JobId, TaskEvent> {
         _ => None,
     });
     published.collect()
+}
+
+/// The run that a report is about.
+fn reported_run(event: &Event) -> Option<RunKey> {
+    match event {
+        Event::FirstToken(run)
+        | Event::StreamEnded { run, .. }
+        | Event::StreamFailed { run, .. }
+        | Event::StreamBroken { run, .. } => Some(run.clone()),
+        _ => None,
+    }
 }
 
 /// The planted bug: what an old attempt reports is taken as news of the current one.

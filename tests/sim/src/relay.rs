@@ -28,12 +28,19 @@ pub struct Relay {
     cursor: usize,
     told_first: bool,
     over: bool,
+    /// Whether it ended without a last event, so that another may take its place.
+    pub broken: bool,
     heard_at: u64,
 }
 
 impl World {
-    /// Begins a connection, in place of any earlier one for the same run.
+    /// Begins a connection, in place of a broken one for the same run. A run whose stream is open or
+    /// has delivered its last event is left alone.
     pub fn open_relay(&mut self, run: RunKey, delay_ms: u64, passing: bool, execute: bool) {
+        let earlier = self.daemon.as_ref().and_then(|daemon| daemon.relays.get(&run));
+        if earlier.is_some_and(|relay| !relay.broken) {
+            return;
+        }
         self.conns += 1;
         let conn = self.conns;
         let relay = Relay {
@@ -45,6 +52,7 @@ impl World {
             cursor: 0,
             told_first: passing,
             over: false,
+            broken: false,
             heard_at: self.now,
         };
         if let Some(daemon) = &mut self.daemon {
@@ -202,6 +210,7 @@ impl World {
     pub fn break_relay(&mut self, conn: u64, run: &RunKey, cause: BrokenCause) {
         if let Some(relay) = self.relay(conn, run) {
             relay.over = true;
+            relay.broken = true;
             self.deliver(Event::StreamBroken { run: run.clone(), cause });
         }
     }
