@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use api_types::pool::{PoolStatus, WorkerRecord};
-use api_types::worker::WorkerState;
+use api_types::worker::{WorkerState, WorkerView};
 use api_types::{ErrorCode, ErrorDetail, WorkerId};
 use cli_kit::ProgressView;
+use clients::WorkerHttp;
 use clients::pool::Pool;
 use llama_orch_sdk::{Client, Error};
 use serde::Deserialize;
@@ -13,6 +14,8 @@ use serde::Deserialize;
 /// How long a worker that reported ready may take to show up in the registry.
 const REGISTER: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(100);
+/// How long a worker may take to say how it is.
+const ASK: Duration = Duration::from_secs(3);
 
 /// The worker in a spawn's answer, whatever else stands there.
 #[derive(Debug, Deserialize)]
@@ -20,12 +23,31 @@ struct Spawned {
     worker_id: WorkerId,
 }
 
-/// A worker of the registry that serves `model` now or soon.
+/// A worker of the registry that serves `model` now or soon. It is asked itself: right after a
+/// restart the registry still holds workers that ended meanwhile.
 pub async fn serving(client: &Client, model: &str) -> Result<Option<WorkerId>, ErrorDetail> {
-    let workers = client.workers().await.map_err(Error::into_detail)?.workers;
-    let serves = |state| matches!(state, WorkerState::Ready | WorkerState::Loading);
-    let found = workers.into_iter().find(|worker| worker.facts.model == model && serves(worker.state));
-    Ok(found.map(|worker| worker.facts.worker_id))
+    let http = WorkerHttp::default();
+    for worker in of_model(client, model).await? {
+        let client = http.at(&worker.facts.uri, None);
+        let health = client.health();
+        let lives = match tokio::time::timeout(ASK, health).await {
+            Ok(Ok(health)) => health.facts.instance == worker.facts.instance,
+            Ok(Err(_)) | Err(_) => false,
+        };
+        if lives {
+            return Ok(Some(worker.facts.worker_id));
+        }
+    }
+    Ok(None)
+}
+
+/// The workers of the registry that serve `model` now or soon.
+async fn of_model(client: &Client, model: &str) -> Result<Vec<WorkerView>, ErrorDetail> {
+    let mut workers = client.workers().await.map_err(Error::into_detail)?.workers;
+    workers.retain(|worker| {
+        worker.facts.model == model && matches!(worker.state, WorkerState::Ready | WorkerState::Loading)
+    });
+    Ok(workers)
 }
 
 /// Spawns a worker for `model` that registers at `orchestrator`; returns once it is ready.
@@ -40,24 +62,19 @@ pub async fn spawn(
     Ok(spawned.worker_id)
 }
 
-/// Waits until the registry has a ready worker for `model`.
-pub async fn await_ready(client: &Client, model: &str) -> Result<WorkerId, ErrorDetail> {
+/// Waits until the registry has `worker` as ready.
+pub async fn await_ready(client: &Client, model: &str, worker: &WorkerId) -> Result<(), ErrorDetail> {
     let began = Instant::now();
     while began.elapsed() < REGISTER {
-        let workers = client.workers().await.map_err(Error::into_detail)?.workers;
-        let ready = workers
-            .into_iter()
-            .find(|worker| worker.facts.model == model && worker.state == WorkerState::Ready);
-        if let Some(worker) = ready {
-            return Ok(worker.facts.worker_id);
+        let ready =
+            |found: &WorkerView| found.facts.worker_id == *worker && found.state == WorkerState::Ready;
+        if of_model(client, model).await?.iter().any(ready) {
+            return Ok(());
         }
         tokio::time::sleep(TICK).await;
     }
-    Err(ErrorDetail::new(
-        ErrorCode::NoCapacity,
-        format!("the worker for {model} is ready but did not register"),
-    )
-    .with_hint("rbees pool worker list, and the worker's log"))
+    Err(ErrorDetail::new(ErrorCode::NoCapacity, format!("{worker} is ready but did not register"))
+        .with_hint(format!("rbees pool worker logs {worker}")))
 }
 
 /// The pool's record of a worker, with the memory that was predicted and measured.

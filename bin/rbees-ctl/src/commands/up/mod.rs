@@ -133,13 +133,18 @@ impl Up<'_> {
         started: &mut Started,
         view: &ProgressView,
     ) -> Result<api_types::WorkerId, ErrorDetail> {
-        if worker::serving(client, &model.served_as).await?.is_none() {
-            started.spawning_since(&self.pool).await?;
-            let worker = worker::spawn(&self.pool, &model.spawned_as, url, view).await?;
-            view.note(format!("worker {worker} serves {}", model.served_as));
-            started.spawned(worker);
-        }
-        worker::await_ready(client, &model.served_as).await
+        let worker = match worker::serving(client, &model.served_as).await? {
+            Some(worker) => worker,
+            None => {
+                started.spawning_since(&self.pool).await?;
+                let worker = worker::spawn(&self.pool, &model.spawned_as, url, view).await?;
+                view.note(format!("worker {worker} serves {}", model.served_as));
+                started.spawned(worker.clone());
+                worker
+            }
+        };
+        worker::await_ready(client, &model.served_as, &worker).await?;
+        Ok(worker)
     }
 
     /// What happens once the first answer is there.
