@@ -201,7 +201,67 @@ fn gap_in(body: &[u8]) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use api_types::event::{StopReason, TaskEvent};
+    use api_types::sse::FrameDecoder;
+
     use super::*;
+    use crate::load::{Connection, IdleStreams, Target};
+
+    async fn mock() -> (SocketAddr, tempfile::TempDir) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let address_file = folder.path().join("address");
+        let args = super::super::Args { cpu: 0, address_file: address_file.clone(), orchestrator: None };
+        tokio::spawn(async move { serve(&args).await });
+        loop {
+            if let Ok(text) = std::fs::read_to_string(&address_file) {
+                return (text.parse().expect("an address"), folder);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn events(body: &[u8]) -> Vec<(Option<u64>, TaskEvent)> {
+        let mut decoder = FrameDecoder::default();
+        decoder.push(body);
+        std::iter::from_fn(|| decoder.next_frame().expect("frames"))
+            .map(|frame| (frame.id, frame.task_event().expect("one of ours")))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_run_is_numbered_from_where_the_orchestrator_says() {
+        let (address, _folder) = mock().await;
+        let mut connection = Connection::open(address).await.expect("listening");
+        let request = r#"{"job_id":"a","attempt":2,"first_event_id":5,"prompt":"x","max_tokens":3}"#;
+        let body = connection.call("/execute", request.into()).await.expect("a run");
+        let events = events(&body);
+        assert_eq!(events.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [5, 6, 7, 8, 9].map(Some));
+        assert!(matches!(events.first(), Some((_, TaskEvent::Started { attempt: Attempt(2), .. }))));
+        assert!(matches!(events.last(), Some((_, TaskEvent::End(end))) if end.tokens_out == 3));
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_run_ends_as_such() {
+        let (address, _folder) = mock().await;
+        let mut connection = Connection::open(address).await.expect("listening");
+        let request = r#"{"job_id":"a","attempt":1,"prompt":"gap_us=3600000000","max_tokens":9}"#;
+        let run = connection.post("/execute", request.into()).await.expect("a run");
+        let mut other = Connection::open(address).await.expect("listening");
+        other.call("/cancel", r#"{"job_id":"a"}"#.into()).await.expect("cancelled");
+        let body = run.into_body().collect().await.expect("the end").to_bytes();
+        let last = events(&body).pop();
+        assert!(
+            matches!(last, Some((Some(2), TaskEvent::End(end))) if end.stop_reason == StopReason::Cancelled)
+        );
+    }
+
+    #[tokio::test]
+    async fn an_idle_stream_has_one_token_and_waits() {
+        let (address, _folder) = mock().await;
+        let body = r#"{"model":"mock","messages":[{"role":"user","content":"gap_us=3600000000"}],"max_tokens":2,"stream":true}"#;
+        let target = Target { address, path: "/v1/chat/completions".into(), body: body.into() };
+        IdleStreams::open(&target, 3).await.expect("three streams");
+    }
 
     #[test]
     fn the_gap_is_read_from_the_prompt() {
