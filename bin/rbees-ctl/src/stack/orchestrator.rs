@@ -1,7 +1,7 @@
 //! Starting `rbees-orcd`, or finding the one that runs.
 
 use std::fs::{File, OpenOptions};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -15,58 +15,52 @@ use crate::context::Context;
 use crate::detail;
 
 const PROGRAM: &str = "rbees-orcd";
+/// Where it listens unless told otherwise.
+const DEFAULT_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// How long a start may take; opening a large database is the slowest part of it.
 const START: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(50);
 /// How much of its log is shown when it does not start, in bytes.
 const SHOWN_LOG: usize = 2_000;
 
-/// An orchestrator that answers.
-#[derive(Debug)]
-pub struct Orchestrator {
-    /// Where it listens.
-    pub url: String,
-    /// Its process, when this command started it.
-    pub child: Option<Child>,
-}
-
-/// Finds the orchestrator of `home`, or starts one on `bind`.
+/// Finds the orchestrator of `home`, or starts one on `bind`; gives its address once it answers.
+///
+/// A process that is started is put into `child` at once, so that whoever drops this future
+/// half-way still knows what to stop.
 pub async fn ensure(
     context: &Context,
     home: &Path,
-    bind: SocketAddr,
-    bind_is_chosen: bool,
-) -> Result<Orchestrator, ErrorDetail> {
+    bind: Option<SocketAddr>,
+    child: &mut Option<Child>,
+) -> Result<String, ErrorDetail> {
     let began = Instant::now();
     loop {
         match lock::holder(home)? {
-            Holder::Nobody => return start(context, home, bind).await,
-            Holder::Running(running) if answers(context, &running).await => {
-                return reuse(&running, bind, bind_is_chosen);
-            }
+            Holder::Nobody => return start(context, home, bind.unwrap_or(DEFAULT_BIND), child).await,
+            Holder::Running(running) if answers(context, &running).await => return reuse(running, bind),
             Holder::Running(_) | Holder::Starting if began.elapsed() < START => {
                 tokio::time::sleep(TICK).await
             }
             Holder::Running(_) | Holder::Starting => {
-                return Err(ErrorDetail::new(
-                    ErrorCode::NoCapacity,
-                    "an orchestrator holds this home and does not answer",
-                )
-                .with_hint("rbees down, then try again"));
+                let message = "an orchestrator holds this home and does not answer";
+                return Err(
+                    ErrorDetail::new(ErrorCode::NoCapacity, message).with_hint("rbees down, then try again")
+                );
             }
         }
     }
 }
 
-fn reuse(running: &Running, bind: SocketAddr, bind_is_chosen: bool) -> Result<Orchestrator, ErrorDetail> {
+/// The one that runs, unless another port was asked for.
+fn reuse(running: Running, bind: Option<SocketAddr>) -> Result<String, ErrorDetail> {
     let elsewhere =
-        bind_is_chosen && bind.port() != 0 && !running.url.ends_with(&format!(":{}", bind.port()));
-    if elsewhere {
+        |bind: SocketAddr| bind.port() != 0 && !running.url.ends_with(&format!(":{}", bind.port()));
+    if bind.is_some_and(elsewhere) {
         let message = format!("an orchestrator of this home runs already, at {}", running.url);
         return Err(ErrorDetail::new(ErrorCode::PortTaken, message)
             .with_hint("leave out --bind to use it, or stop it: rbees down"));
     }
-    Ok(Orchestrator { url: running.url.clone(), child: None })
+    Ok(running.url)
 }
 
 async fn answers(context: &Context, running: &Running) -> bool {
@@ -76,14 +70,24 @@ async fn answers(context: &Context, running: &Running) -> bool {
     }
 }
 
-async fn start(context: &Context, home: &Path, bind: SocketAddr) -> Result<Orchestrator, ErrorDetail> {
+async fn start(
+    context: &Context,
+    home: &Path,
+    bind: SocketAddr,
+    child: &mut Option<Child>,
+) -> Result<String, ErrorDetail> {
     port::check_free(bind)?;
-    let program = beside(PROGRAM)?;
     let log_path = log_path(home);
     let log = open_log(&log_path)?;
-    let length_before = log.metadata().map_or(0, |meta| meta.len());
-    let errors = log.try_clone().map_err(|error| detail::file("opened", &log_path, &error))?;
-    let mut child = Command::new(&program)
+    let log_from = log.metadata().map_or(0, |meta| meta.len());
+    let started = child.insert(launch(home, bind, log, &log_path)?);
+    await_start(context, home, started, &log_path, log_from).await
+}
+
+fn launch(home: &Path, bind: SocketAddr, log: File, log_path: &Path) -> Result<Child, ErrorDetail> {
+    let program = beside(PROGRAM)?;
+    let errors = log.try_clone().map_err(|error| detail::file("opened", log_path, &error))?;
+    Command::new(&program)
         .arg("--bind")
         .arg(bind.to_string())
         .arg("--home")
@@ -94,15 +98,7 @@ async fn start(context: &Context, home: &Path, bind: SocketAddr) -> Result<Orche
         // Ctrl-C in this terminal is for this command, which then stops it in order.
         .process_group(0)
         .spawn()
-        .map_err(|error| detail::file("started", &program, &error))?;
-    let url = await_start(context, home, &mut child, &log_path, length_before).await;
-    match url {
-        Ok(url) => Ok(Orchestrator { url, child: Some(child) }),
-        Err(error) => {
-            let _ = child.start_kill();
-            Err(error)
-        }
-    }
+        .map_err(|error| detail::file("started", &program, &error))
 }
 
 async fn await_start(

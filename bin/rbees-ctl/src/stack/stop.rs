@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use api_types::{ErrorCode, ErrorDetail};
+use tokio::process::Child;
 
 use super::lock::{Holder, Running, holder};
 use crate::detail;
@@ -33,6 +34,21 @@ pub async fn stop(home: &Path, running: &Running) -> Result<(), ErrorDetail> {
         return Ok(());
     }
     Err(detail::internal(format!("the orchestrator, process {}, does not end", running.pid)))
+}
+
+/// Asks a child of this process to end, and kills it when it does not. A child that was not waited
+/// for keeps its number, so the number alone is enough.
+pub async fn end_child(mut child: Child) -> Result<(), ErrorDetail> {
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    let waited = tokio::time::timeout(GRACE, child.wait()).await;
+    let ended = match waited {
+        Ok(ended) => ended.map(drop),
+        Err(_) => child.kill().await,
+    };
+    ended.map_err(|error| detail::internal(format!("the orchestrator does not end: {error}")))
 }
 
 async fn gone(home: &Path, expected: &Holder, patience: Duration) -> Result<bool, ErrorDetail> {

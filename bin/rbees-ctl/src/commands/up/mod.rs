@@ -57,7 +57,11 @@ pub async fn run(context: &Context, args: &UpArgs) -> Outcome {
     if args.detach && outcome.is_ok() {
         return outcome;
     }
-    let stopped = started.stop(&up.pool, &up.home).await;
+    let stopped = tokio::select! {
+        stopped = started.stop(&up.pool) => stopped,
+        // Whoever asks twice does not want to wait for streams to end.
+        () = asked_to_stop() => Err(detail::interrupted().with_hint("rbees down stops what is left")),
+    };
     outcome.and_then(|status| stopped.map(|()| status))
 }
 
@@ -84,12 +88,10 @@ impl Up<'_> {
         view.note(hardware_line(&status));
         let model = self.model(&status, &view).await?;
 
-        let chosen = self.args.bind.is_some();
-        let bind = self.args.bind.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
-        let found = orchestrator::ensure(self.context, &self.home, bind, chosen).await?;
-        let (url, child) = (found.url, found.child);
-        view.note(format!("orchestrator {} at {url}", if child.is_some() { "started" } else { "runs" }));
-        started.orchestrator = child;
+        let url =
+            orchestrator::ensure(self.context, &self.home, self.args.bind, &mut started.orchestrator).await?;
+        let how = if started.orchestrator.is_some() { "started" } else { "runs" };
+        view.note(format!("orchestrator {how} at {url}"));
 
         let client = self.context.client_of(&url)?;
         let worker = self.worker(&client, &model, &url, started, &view).await?;

@@ -1,15 +1,13 @@
 //! What this command started, and therefore stops.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use api_types::pool::PoolStatus;
 use api_types::{ErrorDetail, WorkerId};
 use clients::pool::Pool;
 use tokio::process::Child;
 
-use crate::stack::lock::Running;
-use crate::stack::{lock, stop, worker};
+use crate::stack::{stop, worker};
 
 /// Workers and the orchestrator that this command started.
 #[derive(Debug, Default)]
@@ -47,7 +45,7 @@ impl Started {
     }
 
     /// Stops the workers, then the orchestrator.
-    pub async fn stop(mut self, pool: &Pool, home: &Path) -> Result<(), ErrorDetail> {
+    pub async fn stop(mut self, pool: &Pool) -> Result<(), ErrorDetail> {
         if let Some(before) = self.before_spawn.take() {
             let now = worker_ids(pool).await?;
             self.workers.extend(now.difference(&before).cloned());
@@ -56,28 +54,11 @@ impl Started {
         for id in &self.workers {
             outcome = outcome.and(worker::stop(pool, id).await);
         }
-        outcome.and(stop_orchestrator(self.orchestrator.take(), home).await)
+        match self.orchestrator.take() {
+            Some(child) => outcome.and(stop::end_child(child).await),
+            None => outcome,
+        }
     }
-}
-
-async fn stop_orchestrator(child: Option<Child>, home: &Path) -> Result<(), ErrorDetail> {
-    let Some(mut child) = child else {
-        return Ok(());
-    };
-    // A child that was not waited for keeps its number, so this one can be nobody else.
-    let pid = child.id();
-    let running = lock::written(home).filter(|running| Some(running.pid) == pid);
-    if let Some(running) = running {
-        let running: Running = running;
-        let outcome = tokio::select! {
-            outcome = stop::stop(home, &running) => outcome,
-            _ = child.wait() => Ok(()),
-        };
-        let _ = child.wait().await;
-        return outcome;
-    }
-    let _ = child.kill().await;
-    Ok(())
 }
 
 async fn worker_ids(pool: &Pool) -> Result<BTreeSet<WorkerId>, ErrorDetail> {
