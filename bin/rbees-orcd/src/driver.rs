@@ -240,7 +240,6 @@ impl Driver {
         }
         // The brain answers in the step it was asked in; a caller left over would wait for ever.
         self.waiting.clear();
-        self.count(now);
         if round.prune {
             self.prune(now)?;
         }
@@ -263,7 +262,8 @@ impl Driver {
                 let standing = self.brain.job(run.job_id);
                 self.actions.resume_stream(run, &uri, secret.as_deref(), delay_ms, passed, standing.as_ref());
             }
-            Action::EndJob { job_id, .. } => {
+            Action::EndJob { job_id, last_event, .. } => {
+                self.actions.metrics.ended_with(&last_event);
                 let keep = self.requests.forget(job_id) == Some(Durability::Memory);
                 self.actions.end_job(job_id, keep);
             }
@@ -288,20 +288,37 @@ impl Driver {
     }
 
     fn notify(&self, notice: Notice) {
-        if let Notice::StaleDropped { kind } = &notice {
-            self.actions.metrics.stale(kind);
-        }
-        if let Notice::Job { status, .. } = &notice
-            && status.is_terminal()
-        {
-            self.actions.metrics.ended(*status);
+        match &notice {
+            Notice::StaleDropped { kind } => self.actions.metrics.stale(kind),
+            Notice::Job { job_id, status, .. } if status.is_terminal() => {
+                self.actions.metrics.ended(*status);
+                self.log_end(*job_id);
+            }
+            Notice::Worker { worker_id, state, .. } => {
+                tracing::debug!(code = "WORKER_STATE", %worker_id, ?state, "a worker changed");
+            }
+            Notice::Job { .. } | Notice::Queue { .. } => {}
         }
         self.actions.handle.notify(notice);
     }
 
-    fn count(&self, now: Time) {
-        let health = self.brain.health(now);
-        self.actions.metrics.standing(&health, self.actions.subscribers.len());
+    /// One line per job, with what an operator asks first; never with any of its text.
+    fn log_end(&self, job_id: JobId) {
+        let Some(row) = self.brain.job(job_id).map(|standing| standing.row) else { return };
+        let attempt = row.attempt.as_ref();
+        tracing::info!(
+            code = "JOB_ENDED",
+            %job_id,
+            correlation_id = %row.correlation_id,
+            status = row.status.as_str(),
+            model = row.model,
+            worker_id = attempt.map(|attempt| attempt.worker_id.as_str()),
+            attempt = attempt.map(|attempt| attempt.attempt.0),
+            tokens_in = row.end.as_ref().map(|end| end.tokens_in),
+            tokens_out = row.end.as_ref().map(|end| end.tokens_out),
+            error = row.error.as_ref().map(|error| error.code.as_str()),
+            "a job ended"
+        );
     }
 
     fn prune(&mut self, now: Time) -> Result<(), StoreError> {
@@ -309,7 +326,9 @@ impl Driver {
         let deleted = self.store.prune(Time(now.0.saturating_sub(kept_ms)), PRUNE_BATCH)?;
         if deleted >= PRUNE_BATCH as usize {
             self.actions.handle.prune();
+            return Ok(());
         }
-        Ok(())
+        // The log still holds prompts that were erased from the tables.
+        self.store.checkpoint()
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use api_types::ErrorCode;
 use clap::{Parser, Subcommand};
 use rbees_orcd::config::{Config, Layers, Problem};
 use rbees_orcd::http::openapi;
@@ -98,7 +99,10 @@ fn serve(config: Config, ready_file: Option<&Path>) -> ExitCode {
     runtime.block_on(async {
         let server = match Server::start(config).await {
             Ok(server) => server,
-            Err(error) => return fail(exit_code(&error), &error.to_string()),
+            Err(error) => {
+                let (code, exit) = sorted(&error);
+                return fail(exit, &format!("{code}: {error}"));
+            }
         };
         if let Err(error) = announce(server.address, ready_file) {
             return fail(FAILED, &format!("the ready file could not be written: {error}"));
@@ -188,11 +192,17 @@ fn refuse_config(problems: &[Problem]) -> ExitCode {
     ExitCode::from(BAD_CONFIG)
 }
 
-fn exit_code(error: &StartError) -> u8 {
+/// The stable word and the exit code of a failed start.
+fn sorted(error: &StartError) -> (ErrorCode, u8) {
     match error {
-        StartError::InUse { .. } => IN_USE,
-        StartError::Store(_) => TRY_AGAIN,
-        StartError::Home { .. } | StartError::Bind { .. } | StartError::Thread(_) => FAILED,
+        StartError::InUse { .. } => (ErrorCode::InvalidConfig, IN_USE),
+        StartError::Store(_) => (ErrorCode::StorageFailed, TRY_AGAIN),
+        StartError::Bind { error, .. } if error.kind() == std::io::ErrorKind::AddrInUse => {
+            (ErrorCode::PortTaken, FAILED)
+        }
+        StartError::Bind { .. } => (ErrorCode::InvalidConfig, BAD_CONFIG),
+        StartError::Home { .. } => (ErrorCode::StorageFailed, FAILED),
+        StartError::Thread(_) => (ErrorCode::Internal, FAILED),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use api_types::event::RunEnd;
+use api_types::TaskEvent;
 use api_types::task::TaskStatus;
 use orchestrator_core::view::HealthCounts;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -122,10 +122,12 @@ impl Metrics {
         self.jobs_ended.get_or_create(&Label { kind: status.as_str() }).inc();
     }
 
-    /// A job completed, with these figures.
-    pub fn completed(&self, end: &RunEnd) {
-        self.queue_seconds.observe(seconds(end.queue_time_ms));
-        self.prefill_seconds.observe(seconds(end.prefill_time_ms));
+    /// A job's stream ended with this event.
+    pub fn ended_with(&self, last_event: &TaskEvent) {
+        if let TaskEvent::End(end) = last_event {
+            self.queue_seconds.observe(seconds(end.queue_time_ms));
+            self.prefill_seconds.observe(seconds(end.prefill_time_ms));
+        }
     }
 
     /// How things stand.

@@ -112,7 +112,10 @@ impl Store {
         connection.pragma_update(None, "secure_delete", true)?;
         connection.set_prepared_statement_cache_capacity(64);
         migrate(&mut connection, MIGRATIONS)?;
-        Ok(Self { connection, path })
+        let store = Self { connection, path };
+        // What a crash left in the log may be prompts that were erased from the tables.
+        store.checkpoint()?;
+        Ok(store)
     }
 
     /// Where the file lies.

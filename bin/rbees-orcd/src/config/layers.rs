@@ -142,7 +142,10 @@ impl Layers {
     }
 
     fn take_table(&mut self, table: &DeTable<'_>, text: &str, path: &Path) {
-        for (name, value) in table {
+        // Tables come sorted by name; people read from the top.
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(name, _)| name.span().start);
+        for (name, value) in entries {
             let origin = Origin::File(path.to_owned(), line_of(text, name.span().start));
             let Some(key) = find(name.get_ref()) else {
                 self.problem(origin, unknown_key(name.get_ref()));

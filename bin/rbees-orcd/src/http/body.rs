@@ -2,12 +2,15 @@
 
 use api_types::{ErrorCode, ErrorDetail};
 use axum::extract::{FromRequest, Request};
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::{ApiError, App};
 use crate::config::Limits;
+
+/// Most bytes of a body that is too large which are read and dropped before it is refused.
+const DROPPED_BYTES: usize = 64 * 1024 * 1024;
 
 /// A JSON body.
 #[derive(Debug)]
@@ -25,21 +28,42 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
 async fn read(request: Request, limits: Limits) -> Result<Bytes, ApiError> {
     let declared = request.headers().get(http::header::CONTENT_LENGTH);
     let declared = declared.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if declared.is_some_and(|length| length > limits.body_bytes) {
+    let asks_first = request.headers().contains_key(http::header::EXPECT);
+    if declared.is_some_and(|length| length > limits.body_bytes) && asks_first {
         return Err(too_large(limits.body_bytes));
     }
-    let body = Limited::new(request.into_body(), limits.body_bytes).collect();
-    match tokio::time::timeout(limits.body_time, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limits.body_bytes)),
-        Ok(Err(_)) => {
-            Err(ApiError::new(ErrorCode::RequestTimeout, "the body ended before all of it arrived"))
-        }
+    match tokio::time::timeout(limits.body_time, collect(request.into_body(), limits.body_bytes)).await {
+        Ok(body) => body,
         Err(_) => {
             let message = format!("the body did not arrive within {} ms", limits.body_time.as_millis());
             Err(ApiError::new(ErrorCode::RequestTimeout, message))
         }
     }
+}
+
+/// A body of up to `limit` bytes. What is longer is read on for a while and dropped: a client
+/// that still sends when the connection closes would never see the answer.
+async fn collect(mut body: axum::body::Body, limit: usize) -> Result<Bytes, ApiError> {
+    let mut kept = BytesMut::new();
+    let mut length = 0_usize;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| cut_short())?;
+        let Ok(data) = frame.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length <= limit {
+            kept.extend_from_slice(&data);
+        } else {
+            kept = BytesMut::new();
+        }
+        if length > limit.saturating_add(DROPPED_BYTES) {
+            break;
+        }
+    }
+    if length > limit { Err(too_large(limit)) } else { Ok(kept.freeze()) }
+}
+
+fn cut_short() -> ApiError {
+    ApiError::new(ErrorCode::RequestTimeout, "the body ended before all of it arrived")
 }
 
 /// Reads JSON; says which field is wrong, and how.

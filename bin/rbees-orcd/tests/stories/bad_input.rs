@@ -207,3 +207,10 @@ async fn a_full_queue_says_when_to_come_back() {
     let refused = refused.expect("four slots and no queue do not hold six jobs");
     assert!(refused.headers().contains_key("retry-after"));
 }
+
+#[tokio::test]
+async fn who_still_sends_a_huge_body_gets_to_read_the_answer() {
+    let daemon = Daemon::start().await;
+    let (status, answer) = daemon.post("/v2/tasks", vec![b'x'; 40 << 20]).await;
+    assert_eq!((status, answer["error"]["code"].as_str()), (413, Some("BODY_TOO_LARGE")));
+}

@@ -36,6 +36,11 @@ impl Daemon {
     pub async fn crash_and_restart(self) -> Self {
         let Self { home, server, http } = self;
         server.crash().await;
+        Self::open(home, http).await
+    }
+
+    /// Starts in a folder that a daemon used before.
+    pub async fn open(home: TempDir, http: reqwest::Client) -> Self {
         let server = Server::start(Config::for_tests(home.path())).await.expect("the daemon starts again");
         Self { home, server, http }
     }

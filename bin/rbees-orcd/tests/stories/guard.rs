@@ -129,3 +129,25 @@ async fn one_orchestrator_per_folder() {
     let text = error.to_string();
     assert!(text.contains(&format!("http://{}", daemon.server.address)), "{text}");
 }
+
+#[tokio::test]
+async fn slow_headers_are_given_up() {
+    let change = |config: &mut Config| config.limits.header_time = std::time::Duration::from_millis(50);
+    let daemon = Daemon::start_with(change).await;
+    // Returns only because the daemon closes the connection.
+    let text = raw(&daemon, "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-slow: ").await;
+    assert!(!text.contains("200 OK"), "{text}");
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_wait_for_a_place() {
+    let daemon = Daemon::start_with(|config| config.limits.connections = 1).await;
+    let first = tokio::net::TcpStream::connect(daemon.server.address).await.expect("connected");
+    let request = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let second = raw(&daemon, request);
+    tokio::pin!(second);
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(100), second.as_mut()).await;
+    assert!(waited.is_err(), "there is one place, and it is taken");
+    drop(first);
+    assert!(second.await.starts_with("HTTP/1.1 200"));
+}

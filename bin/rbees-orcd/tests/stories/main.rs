@@ -3,13 +3,16 @@
 
 mod bad_input;
 mod cancel;
+mod configuration;
 mod daemon;
 mod guard;
 mod idempotency;
 mod migrations;
 mod openai;
 mod openapi;
+mod operator;
 mod restart;
 mod resume;
+mod shutdown;
 mod submit;
 mod worker;

@@ -1,0 +1,67 @@
+//! The configuration: every problem at once, and where each value comes from.
+
+use rbees_orcd::config::{Config, Layers, Origin};
+use tempfile::TempDir;
+
+/// Reads one file, with nothing in the environment but `HOME`.
+fn read(text: &str) -> (TempDir, Layers) {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("orchestrator.toml");
+    std::fs::write(&file, text).expect("written");
+    let home = folder.path().to_string_lossy().into_owned();
+    let layers = Layers::read(Some(&file), |name| (name == "HOME").then(|| home.clone()));
+    (folder, layers)
+}
+
+#[test]
+fn every_problem_is_told_with_its_line() {
+    let (_folder, layers) =
+        read("bnd = \"x\"\nqueue_capacity = \"many\"\n\nfull_policy = \"drop\"\nmax_connections = 0\n");
+    let problems = Config::from_layers(&layers).expect_err("refused");
+    let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(text.len(), 4, "{text:?}");
+    for (problem, words) in text.iter().zip([
+        ["toml:1:", "did you mean `bind`?"],
+        ["toml:2:", "whole number from -1"],
+        ["toml:4:", "reject, drop-oldest-batch"],
+        ["toml:5:", "whole number from 1"],
+    ]) {
+        assert!(words.iter().all(|word| problem.contains(word)), "{problem} lacks {words:?}");
+    }
+}
+
+#[test]
+fn what_is_not_toml_is_told_with_its_line() {
+    let (_folder, layers) = read("bind = \"127.0.0.1:1\"\nhome = = 1\n");
+    let problems = Config::from_layers(&layers).expect_err("refused");
+    assert!(problems[0].to_string().contains("toml:2:"), "{}", problems[0]);
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_files() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("orchestrator.toml");
+    let text =
+        "retention_hours = 1\nqueue_capacity = -1\nbind = \"127.0.0.1:1\"\nallowed_hosts = [\"a\", \"b\"]\n";
+    std::fs::write(&file, text).expect("written");
+    let mut layers = Layers::read(Some(&file), |name| match name {
+        "RBEES_RETENTION_HOURS" => Some("2".to_owned()),
+        "RBEES_BIND" => Some("127.0.0.1:2".to_owned()),
+        "RBEES_HOME" => Some("/somewhere".to_owned()),
+        _ => None,
+    });
+    layers.set_flag("bind", "127.0.0.1:3");
+    let config = Config::from_layers(&layers).expect("valid");
+    assert_eq!((config.bind.port(), config.retention.as_secs()), (3, 7_200));
+    assert_eq!((config.settings.queue_capacity, config.allowed_hosts.len()), (None, 2));
+    assert_eq!(layers.get("bind").origin, Origin::Flag("bind".to_owned()));
+    assert_eq!(layers.get("retention_hours").origin, Origin::Environment("RBEES_RETENTION_HOURS".to_owned()));
+    assert_eq!(layers.get("queue_capacity").origin, Origin::File(file, 2));
+    assert_eq!(layers.get("max_connections").origin, Origin::Default);
+}
+
+#[test]
+fn a_missing_file_that_was_asked_for_is_a_problem() {
+    let layers = Layers::read(Some(std::path::Path::new("/nowhere/at/all.toml")), |_| None);
+    assert_eq!(layers.problems().len(), 1);
+}
