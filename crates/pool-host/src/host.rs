@@ -262,7 +262,9 @@ impl Host {
     /// # Errors
     /// Those of planning, `MODEL_NOT_READY`.
     pub async fn fit(&self, request: &SpawnRequest) -> Result<Fit, ErrorDetail> {
-        let (plan, fit) = self.preflight(request, "rbees-workerd".to_owned(), every_backend()).await?;
+        let chosen = self.choose_model(request).await?;
+        let (plan, fit) =
+            self.preflight(request, &chosen, "rbees-workerd".to_owned(), every_backend()).await?;
         fit.ok_or_else(|| {
             let message = format!("nothing is known of the memory that `{}` needs", plan.model);
             ErrorDetail::new(ErrorCode::UnsupportedModel, message)
@@ -274,9 +276,11 @@ impl Host {
     /// # Errors
     /// Those of planning, `INSUFFICIENT_VRAM`, `INSUFFICIENT_MEMORY`, and those of [`spawn::spawn`].
     pub async fn spawn(&self, request: &SpawnRequest) -> Result<WorkerRecord, ErrorDetail> {
+        let chosen = self.choose_model(request).await?;
         let program = worker_binary::find()?;
         let built = worker_binary::capabilities(&program).await?;
-        let (plan, fit) = self.preflight(request, program.to_string_lossy().into_owned(), built).await?;
+        let (plan, fit) =
+            self.preflight(request, &chosen, program.to_string_lossy().into_owned(), built).await?;
         if let Some(fit) = fit.as_ref().filter(|fit| !fit.fits) {
             return Err(too_large(fit, &plan.device));
         }
@@ -293,10 +297,10 @@ impl Host {
     async fn preflight(
         &self,
         request: &SpawnRequest,
+        chosen: &Chosen,
         program: String,
         capabilities: WorkerCapabilities,
     ) -> Result<(SpawnPlan, Option<Fit>), ErrorDetail> {
-        let chosen = self.choose_model(request).await?;
         let facts = Facts {
             home: self.home.text(),
             program,
@@ -336,6 +340,8 @@ impl Host {
             None => self.entry_as_chosen(catalog.only_downloaded()?).await,
             Some(ModelRef::Catalog(id)) => self.entry_as_chosen(catalog.find(id)?).await,
             Some(reference) => match (catalog.find_by_source(reference), reference) {
+                // A file that lies here can be run whether or not its entry was ever completed.
+                (Some(model), ModelRef::File { path }) if !model.downloaded => bare_file(path.clone()).await,
                 (Some(model), _) => self.entry_as_chosen(model).await,
                 (None, ModelRef::File { path }) => bare_file(path.clone()).await,
                 (None, _) => Err(not_in_catalog(reference)),
