@@ -8,6 +8,9 @@ use serde::Serialize;
 
 use crate::{Format, Table, plain_text};
 
+/// Less than this is no terminal that anybody looks at.
+const MIN_COLUMNS: u16 = 20;
+
 /// Prints data to standard output and everything else to standard error.
 ///
 /// When the reader of standard output has gone, what follows is dropped without a word;
@@ -121,9 +124,10 @@ impl Printer {
     }
 }
 
+/// A terminal that says it has no width, as some in containers do, is taken for a usual one.
 fn terminal_columns() -> u16 {
     // comfy-table asks the terminal itself; a table without rows is enough to ask.
-    comfy_table::Table::new().width().unwrap_or(80)
+    comfy_table::Table::new().width().filter(|columns| *columns >= MIN_COLUMNS).unwrap_or(80)
 }
 
 /// One line on standard error; a closed standard error is not an error.

@@ -1,6 +1,6 @@
 //! Tables: rules and a title on a terminal, bare aligned columns in a pipe.
 
-use comfy_table::{ContentArrangement, LineStyle, Table as Grid, TableStyle, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, Table as Grid, TableStyle, presets};
 
 /// Nothing but a rule between the headings and the rows.
 const RULED: TableStyle = presets::NOTHING.header_separator(LineStyle::none().fill('-'));
@@ -80,7 +80,18 @@ impl Table {
         for column in grid.column_iter_mut() {
             column.set_padding((0, 2));
         }
+        if let Some(first) = grid.column_mut(0).filter(|_| self.first_column_is_narrow(columns)) {
+            first.set_constraint(ColumnConstraint::ContentWidth);
+        }
         grid
+    }
+
+    /// Names in the first column are copied, so they are not wrapped while they take less than
+    /// half of the terminal.
+    fn first_column_is_narrow(&self, columns: Option<u16>) -> bool {
+        let cells = self.rows.iter().filter_map(|row| row.first()).chain(self.headings.first());
+        let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
+        columns.is_some_and(|columns| widest + 2 <= usize::from(columns) / 2)
     }
 }
 
@@ -117,6 +128,17 @@ mod tests {
         assert_eq!(lines[2], "ID            Size");
         assert!(lines[3].starts_with("----"));
         assert_eq!(lines.last(), Some(&"Total models: 2"));
+    }
+
+    #[test]
+    fn names_in_the_first_column_stay_whole() {
+        let mut table = Table::new(["ID", "What"]);
+        table.row(["worker-cpu-0123456789ab", &"words ".repeat(30)]);
+        let shown = table.render(Some(60));
+        assert!(
+            shown.contains("worker-cpu-0123456789ab") && shown.lines().all(|line| line.len() <= 60),
+            "{shown}"
+        );
     }
 
     #[test]
