@@ -220,8 +220,14 @@ impl Driver {
     }
 
     fn take_step(&mut self, step: Step, request: Option<std::sync::Arc<ExecuteRequest>>, round: &mut Round) {
-        round.changes.extend(prepare::changes(&self.actions.subscribers, &step, request.as_deref()));
-        round.actions.extend(step.actions);
+        let Step { writes, actions } = step;
+        round.changes.extend(prepare::changes(
+            &self.actions.subscribers,
+            writes,
+            &actions,
+            request.as_deref(),
+        ));
+        round.actions.extend(actions);
     }
 
     /// One commit for the whole round, then what was waiting for it.

@@ -123,7 +123,7 @@ async fn run(mut server: Server) -> ExitCode {
     match stopped {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(code = "STORAGE_FAILED", %error, "the database failed; nothing was done that is not on disk");
+            tracing::error!(code = "DRIVER_FAILED", %error, "the driver ended; nothing was done that is not on disk");
             ExitCode::from(TRY_AGAIN)
         }
     }

@@ -64,6 +64,17 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
+/// Why the driver ended while nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A fault of rbees itself; the database holds everything that was acknowledged.
+    #[error("the driver's thread panicked")]
+    Panicked,
+}
+
 /// A daemon that runs.
 #[derive(Debug)]
 pub struct Server {
@@ -133,9 +144,12 @@ impl Server {
         Ok(Self { address, driver: handle, closing, actions, serving, driver_ended, _lock: lock })
     }
 
-    /// Waits until the driver ends by itself, which it only does when the database failed.
-    pub async fn driver_failed(&mut self) -> Result<(), StoreError> {
-        (&mut self.driver_ended).await.unwrap_or(Ok(()))
+    /// Waits until the driver ends by itself, which it only does when something failed.
+    ///
+    /// # Errors
+    /// What failed.
+    pub async fn driver_failed(&mut self) -> Result<(), DriverError> {
+        ended((&mut self.driver_ended).await)
     }
 
     /// Stops in order: no new connections, open streams end with a comment, the driver writes what
@@ -143,12 +157,12 @@ impl Server {
     ///
     /// # Errors
     /// When the last commit fails.
-    pub async fn stop(self) -> Result<(), StoreError> {
+    pub async fn stop(self) -> Result<(), DriverError> {
         self.closing.cancel();
         let _ = self.serving.await;
         self.actions.stop_relays();
         self.driver.stop();
-        self.driver_ended.await.unwrap_or(Ok(()))
+        ended(self.driver_ended.await)
     }
 
     /// Ends as a crash would, as far as others can see: nobody is told anything.
@@ -159,6 +173,14 @@ impl Server {
         self.closing.cancel();
         self.driver.stop();
         let _ = self.driver_ended.await;
+    }
+}
+
+/// The driver's thread always says how it ended, unless it panicked.
+fn ended(said: Result<Result<(), StoreError>, oneshot::error::RecvError>) -> Result<(), DriverError> {
+    match said {
+        Ok(ended) => Ok(ended?),
+        Err(_) => Err(DriverError::Panicked),
     }
 }
 

@@ -7,19 +7,23 @@ use std::collections::HashMap;
 
 use api_types::JobId;
 use api_types::worker::ExecuteRequest;
-use orchestrator_core::{Action, Step, Write};
+use orchestrator_core::{Action, Write};
 
 use crate::store::{Change, KeptStream};
 use crate::subscribers::Subscribers;
 
 /// The changes of one step. `request` belongs to the job that the step takes in, if it does.
-pub fn changes(subscribers: &Subscribers, step: &Step, request: Option<&ExecuteRequest>) -> Vec<Change> {
+pub fn changes(
+    subscribers: &Subscribers,
+    writes: Vec<Write>,
+    actions: &[Action],
+    request: Option<&ExecuteRequest>,
+) -> Vec<Change> {
     let mut texts = Texts::default();
-    for action in &step.actions {
+    for action in actions {
         texts.stage(subscribers, action);
     }
-    let mut changes: Vec<Change> =
-        step.writes.iter().map(|write| texts.complete(write.clone(), request)).collect();
+    let mut changes: Vec<Change> = writes.into_iter().map(|write| texts.complete(write, request)).collect();
     changes.extend(texts.published.into_iter().map(|(job_id, frames)| Change::Publish { job_id, frames }));
     changes
 }

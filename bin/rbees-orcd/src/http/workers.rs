@@ -52,6 +52,7 @@ pub async fn worker_ready(
     if call.facts.protocol != PROTOCOL {
         return Err(version_skew(call.facts.protocol));
     }
+    check_uri(&call.facts.uri)?;
     let (incarnation, drop_runs) = app.driver.worker_ready(call).await?;
     Ok(Json(ReadyReply { incarnation, heartbeat_ms: HEARTBEAT_MS, drop_runs }))
 }
@@ -99,6 +100,16 @@ async fn find(app: &App, id: &str) -> Result<WorkerView, ApiError> {
         .into()),
         (None, _) => Err(worker_not_found(id)),
     }
+}
+
+/// Where the worker listens has to be an address that we can call.
+fn check_uri(uri: &str) -> Result<(), ApiError> {
+    let parsed = uri.parse::<http::Uri>().ok();
+    if parsed.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.authority().is_some()) {
+        return Ok(());
+    }
+    let message = format!("facts.uri is {uri:?}; allowed is http://HOST:PORT");
+    Err(ApiError(ErrorDetail::new(ErrorCode::InvalidField, message).with_field("facts.uri")))
 }
 
 fn worker_id(text: &str) -> Result<WorkerId, ApiError> {

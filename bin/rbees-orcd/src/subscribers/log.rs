@@ -41,6 +41,8 @@ struct State {
     /// The latest event without a number, and how many there were.
     live: (u64, Bytes),
     readers: u32,
+    /// Whether the last event is in `bytes`, seen or not.
+    sealed: bool,
     ended: bool,
     complete: bool,
 }
@@ -91,7 +93,10 @@ impl JobLog {
     /// An ended log, as the database kept it.
     pub fn kept(job_id: JobId, stream: &KeptStream) -> Self {
         let log = Self::new(job_id, &stream.events, stream.complete);
-        log.lock().ended = true;
+        let mut state = log.lock();
+        state.sealed = true;
+        state.ended = true;
+        drop(state);
         log
     }
 
@@ -121,11 +126,13 @@ impl JobLog {
     /// the id of the next event. With `passed`, readers see its events at once.
     pub fn begin_run(&self, passed: bool) -> (u64, u64) {
         let mut state = self.lock();
-        state.drop_held();
-        state.held_from = if passed { None } else { Some(state.ends.len()) };
-        state.open = passed;
         state.last_writer += 1;
-        state.writer = if state.ended { 0 } else { state.last_writer };
+        if !state.sealed {
+            state.drop_held();
+            state.held_from = if passed { None } else { Some(state.ends.len()) };
+            state.open = passed;
+            state.writer = state.last_writer;
+        }
         (state.last_writer, state.next_id())
     }
 
@@ -192,6 +199,7 @@ impl JobLog {
         let mut state = self.lock();
         state.writer = 0;
         state.open = false;
+        state.sealed = true;
         if release_held {
             state.held_from = None;
         }
@@ -324,4 +332,107 @@ fn completion_text(bytes: &[u8]) -> Option<String> {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use api_types::event::{RunEnd, StopReason};
+    use api_types::sse::encode_event;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn log() -> JobLog {
+        let log = JobLog::new(JobId::from_uuid(Uuid::from_u128(1)), &[], true);
+        log.stage(&TaskEvent::Queued { job_id: log.job_id(), queue_position: 0, eta_ms: None });
+        log.reveal();
+        log
+    }
+
+    fn token(id: u64) -> Bytes {
+        encode_event(Some(id), &TaskEvent::Token { t: format!("t{id}"), i: 0 })
+    }
+
+    fn end() -> TaskEvent {
+        TaskEvent::End(RunEnd {
+            tokens_in: 1,
+            tokens_out: 1,
+            queue_time_ms: 0,
+            prefill_time_ms: 0,
+            decode_time_ms: 0,
+            stop_reason: StopReason::Eos,
+            seed: None,
+        })
+    }
+
+    fn seen(log: &JobLog) -> usize {
+        log.lock().visible
+    }
+
+    #[test]
+    fn what_is_held_is_seen_only_once_it_is_passed() {
+        let log = log();
+        let (writer, next) = log.begin_run(false);
+        assert_eq!(next, 1);
+        assert_eq!(log.append(writer, 1, &token(1)), Appended::Kept);
+        assert_eq!(seen(&log), 1);
+        log.keep_held();
+        assert_eq!(seen(&log), 1, "not before it is on disk");
+        log.pass();
+        assert_eq!(seen(&log), 2);
+        assert_eq!(log.append(writer, 2, &token(2)), Appended::Kept);
+        assert_eq!(seen(&log), 3);
+    }
+
+    #[test]
+    fn a_dropped_run_leaves_nothing_and_writes_no_more() {
+        let log = log();
+        let (first, _) = log.begin_run(false);
+        log.append(first, 1, &token(1));
+        log.drop_run();
+        assert_eq!(log.append(first, 1, &token(1)), Appended::Stale);
+        let (second, next) = log.begin_run(false);
+        assert_eq!(next, 1);
+        assert_eq!(log.append(first, 1, &token(1)), Appended::Stale);
+        assert_eq!(log.append(second, 1, &token(1)), Appended::Kept);
+        assert_eq!(log.append(second, 1, &token(1)), Appended::Known);
+        assert_eq!(log.append(second, 5, &token(5)), Appended::Gap { expected: 2 });
+    }
+
+    #[test]
+    fn a_sealed_log_takes_nothing_more() {
+        let log = log();
+        let (writer, _) = log.begin_run(false);
+        log.append(writer, 1, &token(1));
+        let kept = log.seal(true, &end());
+        assert_eq!((kept.result.as_deref(), kept.complete), (Some("t1"), true));
+        assert_eq!(seen(&log), 1, "not before it is on disk");
+        let (late, _) = log.begin_run(true);
+        assert_eq!(log.append(late, 3, &token(3)), Appended::Stale);
+        log.end();
+        assert_eq!(seen(&log), 3);
+        assert_eq!(log.lock().bytes, kept.events);
+    }
+
+    #[test]
+    fn sealing_without_release_drops_what_is_held() {
+        let log = log();
+        let (writer, _) = log.begin_run(false);
+        log.append(writer, 1, &token(1));
+        assert_eq!(log.seal(false, &end()).result, None);
+        log.end();
+        assert_eq!(seen(&log), 2);
+    }
+
+    #[test]
+    fn the_last_event_reaches_a_reader_whose_events_were_lost() {
+        let log = JobLog::new(JobId::from_uuid(Uuid::from_u128(1)), &token(0), false);
+        log.seal(false, &end());
+        log.end();
+        assert!(matches!(log.find(1, 0, false), Found::Frames(_, 2, true)));
+        for next in [2, 57] {
+            assert!(matches!(log.find(next, 0, false), Found::Frames(_, _, true)), "{next}");
+            assert_eq!(log.find(next, 0, true), Found::Ended);
+        }
+    }
 }

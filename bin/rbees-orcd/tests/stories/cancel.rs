@@ -73,3 +73,18 @@ async fn a_closed_openai_connection_cancels_at_once() {
     };
     tokio::time::timeout(Duration::from_secs(9), cancelled).await.expect("cancelled at once");
 }
+
+#[tokio::test]
+async fn a_closed_connection_that_waits_for_the_whole_answer_cancels_too() {
+    let daemon = Daemon::start().await;
+    let worker = Worker::start(&daemon.url(""), &["a", "b", "c"]).await;
+    worker.allow(3);
+    let body = json!({ "model": "scripted", "messages": [{ "role": "user", "content": "x" }] });
+    let request = daemon.http.post(daemon.url("/v1/chat/completions")).body(body.to_string());
+    let waiting = tokio::spawn(request.send());
+    let job = until("the run began", || async { Some(worker.executed().first()?.job_id.clone()) }).await;
+    daemon.until_status(&job, "running").await;
+    waiting.abort();
+    let cancelled = daemon.until_status(&job, "cancelled");
+    tokio::time::timeout(Duration::from_secs(9), cancelled).await.expect("cancelled at once");
+}
