@@ -20,7 +20,7 @@ case $request in
   *'"broken-json"'*) echo 'not json' ;;
   *'"refuses"'*) echo '{"error":{"code":"STORAGE_FULL","message":"full","retriable":true}}' >&2; exit 4 ;;
   *'"wait"'*) echo waiting; cat >/dev/null; echo gone >"$HOME/stopped" ;;
-  *'"cut"'*) echo cutting; kill -9 $PPID ;;
+  *'"cut"'*) echo cutting; until [ -e "$HOME/seen" ]; do sleep 0.05; done; kill -9 $PPID ;;
 esac
 "#;
 
@@ -209,8 +209,10 @@ async fn a_missing_program_a_closed_port_a_wrong_name_and_a_refused_key_are_told
 
 #[tokio::test]
 async fn a_line_that_is_lost_while_the_command_runs_says_so() {
-    let (_sshd, pool) = installed();
-    let error = failure(&pool, &["cut"]).await;
+    let (sshd, pool) = installed();
+    let seen = sshd.home().join("seen");
+    let on_stdout = &mut |_: &[u8]| std::fs::write(&seen, "").expect("written");
+    let error = pool.run(&["cut".to_owned()], on_stdout, &mut |_| {}).await.expect_err("a failure");
     assert_eq!(error.code, ErrorCode::SshFailed);
     assert_eq!(error.details.expect("details")["reason"], "lost");
 }
