@@ -99,7 +99,7 @@ async fn a_damaged_model_is_refused_with_the_place_and_the_reason() {
         let path = folder.path().join(format!("{name}.gguf"));
         std::fs::File::create(&path).and_then(|mut file| file.write_all(&bytes)).expect("written");
         let words = load(&path);
-        assert!(words.contains("CORRUPT_MODEL") && words.contains("offset"), "{name}: {words}");
+        assert!(words.contains("CORRUPT_MODEL") && words.contains("at byte"), "{name}: {words}");
     }
 }
 

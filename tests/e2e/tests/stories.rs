@@ -37,8 +37,9 @@ fn long_task(temperature: f64) -> Value {
 }
 
 /// A prompt whose prefill takes long enough to interfere with.
-fn slow_to_start() -> Value {
-    let prompt = "The bees of the northern hills gather heather honey late in the year. ".repeat(100);
+fn slow_to_start(engine: Engine) -> Value {
+    let times = if engine == Engine::Real { 100 } else { 25 };
+    let prompt = "The bees of the northern hills gather heather honey late in the year. ".repeat(times);
     json!({"prompt": prompt, "max_tokens": 8, "temperature": 0})
 }
 
@@ -138,8 +139,13 @@ async fn worker_of(cluster: &Cluster, job: api_types::JobId) -> usize {
 }
 
 async fn a_worker_killed_before_the_first_token_costs_nothing(engine: Engine) {
-    let mut cluster = Cluster::start(engine, 2).await;
-    let job = cluster.submit(slow_to_start()).await;
+    let mut cluster = Cluster::without_workers(engine).await;
+    for _ in 0..2 {
+        let slow = "fake:fake-bee?seed=7&pace_ms=100&context=2048".to_owned();
+        let model = (engine == Engine::Fake).then_some(slow);
+        cluster.add_worker(WorkerOptions { model, ..WorkerOptions::default() }).await;
+    }
+    let job = cluster.submit(slow_to_start(engine)).await;
     let victim = worker_of(&cluster, job).await;
     assert_eq!(cluster.task(job).await.status, TaskStatus::Dispatched, "no token has been sent");
     cluster.workers[victim].daemon.kill();
@@ -150,7 +156,7 @@ async fn a_worker_killed_before_the_first_token_costs_nothing(engine: Engine) {
     let view = cluster.task(job).await;
     assert_eq!(view.attempt, 2);
     assert_ne!(view.worker_id.expect("a worker").as_str(), cluster.workers[victim].id);
-    let undisturbed = cluster.run(slow_to_start()).await.1;
+    let undisturbed = cluster.run(slow_to_start(engine)).await.1;
     assert_eq!(received.tokens(), undisturbed.tokens());
 }
 
