@@ -9,7 +9,7 @@ use crate::commands::{completions, doctor, down, jobs, models, pool, run, status
 
 /// Turns the machines you own into one LLM inference service.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "rbees", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
     after_help = "Start here:\n  rbees up                                     a model, an orchestrator and a worker\n  rbees run smollm2-135m \"Why do bees dance?\"   ask it something\n  rbees status                                 what runs\n\nExit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unreachable, 75 try again, 130 interrupted"
 )]

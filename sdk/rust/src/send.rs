@@ -25,7 +25,17 @@ static CRYPTO: Once = Once::new();
 pub(crate) struct Carrier {
     http: reqwest::Client,
     base: Url,
-    token: Option<String>,
+    token: Option<Token>,
+}
+
+/// An API key, which no debug output shows.
+#[derive(Clone)]
+struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(…)")
+    }
 }
 
 impl Carrier {
@@ -40,7 +50,7 @@ impl Carrier {
     }
 
     pub(crate) fn with_token(mut self, token: String) -> Self {
-        self.token = Some(token);
+        self.token = Some(Token(token));
         self
     }
 
@@ -52,7 +62,7 @@ impl Carrier {
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.address()));
         match &self.token {
-            Some(token) => request.bearer_auth(token),
+            Some(Token(token)) => request.bearer_auth(token),
             None => request,
         }
     }

@@ -220,7 +220,9 @@ async fn an_orchestrator_that_is_not_there_is_told_apart() {
 #[tokio::test]
 async fn the_credential_travels_as_a_bearer_token() {
     let server = Server::start(|_, _| json("200 OK", "", r#"{"models":[]}"#)).await;
-    Client::new(&server.url).with_token("rbk_secret").models().await.expect("an answer");
+    let client = Client::new(&server.url).with_token("rbk_secret");
+    assert!(!format!("{client:?}").contains("rbk_secret"));
+    client.models().await.expect("an answer");
     assert_eq!(server.requests()[0].header("authorization"), Some("bearer rbk_secret"));
 }
 

@@ -94,6 +94,33 @@ fn the_orchestrator_may_be_named_in_three_ways() {
 }
 
 #[test]
+fn doctor_names_what_is_missing_and_the_command_that_mends_it() {
+    let program = Program::install().with_script("rbees-orcd", "#!/bin/sh\necho rbees-orcd 9.9.9\n");
+    let run = program.run(&["--json", "doctor"]);
+    assert_eq!(run.code, Some(1), "{}", run.err);
+    let report: serde_json::Value = serde_json::from_str(&run.out).expect("JSON");
+    let check = |name: &str| {
+        let checks = report["checks"].as_array().expect("checks");
+        checks.iter().find(|check| check["check"] == name).unwrap_or_else(|| panic!("no {name}")).clone()
+    };
+    assert_eq!(check("rbees-orcd")["result"], "fail", "another version");
+    assert_eq!(check("rbees-workerd")["next"], "build it: cargo build --release -p rbees-workerd");
+    assert_eq!(check("home")["result"], "ok");
+    assert_eq!(check("orchestrator")["next"], "rbees up");
+}
+
+#[test]
+fn up_says_who_holds_the_port() {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let bind = holder.local_addr().expect("bound").to_string();
+    let status = r#"{"version":"0","protocol":1,"host":"h","home":"/h","binary":"/b","hardware":{"os":"linux","arch":"x","cpu":"c","cores":1,"cpu_features":[],"ram_total_bytes":1,"ram_available_bytes":1,"disk_free_bytes":1,"gpus":[],"notes":[]},"models":[],"workers":[]}"#;
+    let program = Program::install().with_script("rbees-pool", &format!("#!/bin/sh\necho '{status}'\n"));
+    let run = program.run(&["up", "--once", "--model", "fake:bee", "--bind", &bind]);
+    assert_eq!(run.code, Some(4), "{}", run.err);
+    assert!(run.err.contains("PORT_TAKEN") && run.err.contains("--bind"), "{}", run.err);
+}
+
+#[test]
 fn a_reader_that_leaves_early_is_not_an_error() {
     let program = Program::install();
     let mut child = program
