@@ -9,6 +9,7 @@ pub mod listener;
 mod models;
 pub mod openai;
 pub mod openapi;
+pub mod pool_models;
 pub mod pools;
 mod sse;
 pub mod tasks;
@@ -17,7 +18,7 @@ mod workers;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use clients::WorkerHttp;
 use tokio_util::sync::CancellationToken;
 
@@ -70,10 +71,12 @@ pub fn router(app: App) -> Router {
         .route("/v2/pools", get(pools::list_pools).post(pools::add_pool))
         .route("/v2/pools/{id}", get(pools::get_pool).delete(pools::remove_pool))
         .route("/v2/pools/{id}/drain", post(pools::drain_pool))
-        .route("/v2/pools/{id}/models", get(pools::pool_models))
-        .route("/v2/pools/{id}/models/download", post(pools::download_model))
-        .route("/v2/pools/{id}/models/verify", post(pools::verify_model))
-        .route("/v2/pools/{id}/models/{model}/fit", get(pools::fit_model))
+        .route("/v2/pools/{id}/models", get(pool_models::pool_models))
+        .route("/v2/pools/{id}/models/download", post(pool_models::download_model))
+        .route("/v2/pools/{id}/models/verify", post(pool_models::verify_model))
+        .route("/v2/pools/{id}/models/register", post(pool_models::register_model))
+        .route("/v2/pools/{id}/models/{model}", delete(pool_models::delete_model))
+        .route("/v2/pools/{id}/models/{model}/fit", get(pool_models::fit_model))
         .route("/v2/pools/{id}/workers/spawn", post(pools::spawn_worker))
         .route("/pools/{id}/workers/spawn", post(pools::spawn_worker))
         .route("/v2/events", get(events::operator_events))

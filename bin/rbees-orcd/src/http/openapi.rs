@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use super::openai::{chat, completions, models as openai_models};
-use super::{events, health, models, pools, tasks, workers};
+use super::{events, health, models, pool_models, pools, tasks, workers};
 
 /// Collects the routes; see [`document`].
 #[derive(OpenApi)]
@@ -33,10 +33,12 @@ use super::{events, health, models, pools, tasks, workers};
         pools::get_pool,
         pools::remove_pool,
         pools::drain_pool,
-        pools::pool_models,
-        pools::download_model,
-        pools::verify_model,
-        pools::fit_model,
+        pool_models::pool_models,
+        pool_models::download_model,
+        pool_models::verify_model,
+        pool_models::fit_model,
+        pool_models::register_model,
+        pool_models::delete_model,
         pools::spawn_worker,
         events::operator_events,
         chat::create_chat_completion,

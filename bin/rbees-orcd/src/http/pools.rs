@@ -1,61 +1,22 @@
-//! Pools: the registry, their models, and workers to be started there.
+//! Pools: the registry, and workers to be started there.
 
 use std::time::Duration;
 
-use api_types::pool::{
-    AddPool, CatalogModel, Fit, PoolList, PoolStatus, PoolView, SpawnAccepted, SpawnRequest,
-};
-use api_types::sse::{KEEP_ALIVE, encode_json_into};
+use api_types::pool::{AddPool, PoolList, PoolStatus, PoolView, SpawnAccepted, SpawnRequest};
 use api_types::{ErrorBody, ErrorCode, ErrorDetail, PoolId, WorkerId};
 use axum::Json;
-use axum::extract::{Path, Query, State};
-use axum::response::Response;
-use bytes::Bytes;
+use axum::extract::{Path, State};
 use clients::pool::Pool;
 use http::StatusCode;
 use orchestrator_core::PoolRow;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::mpsc;
 
 use super::body::Body;
-use super::{ApiError, App, sse};
+use super::{ApiError, App};
 use crate::ids::next_worker_suffix;
 
 /// A spawn that fails within this time is answered with its failure instead of 202.
 const EARLY_FAILURE: Duration = Duration::from_secs(2);
-/// A silent stream gets a comment this often.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
-
-/// The models of a pool's catalog.
-#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
-pub struct CatalogList {
-    /// By id.
-    models: Vec<CatalogModel>,
-}
-
-/// Which model to fetch or check.
-#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ModelRequest {
-    /// A catalog id or a model reference.
-    model: String,
-}
-
-/// With what a model would be loaded.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct FitQuery {
-    /// `cpu`, `cuda`, ...
-    backend: Option<String>,
-    /// Which GPU.
-    gpu: Option<u32>,
-    /// Jobs at once.
-    slots: Option<u32>,
-    /// Tokens of context per job.
-    context: Option<u32>,
-}
 
 /// Every pool, by name.
 #[utoipa::path(get, path = "/v2/pools", tag = "pools", responses((status = 200, body = PoolList)))]
@@ -115,69 +76,6 @@ pub async fn drain_pool(
     Ok((StatusCode::ACCEPTED, Json(app.pools.view(&row))))
 }
 
-/// The catalog of a pool, asked for now.
-#[utoipa::path(get, path = "/v2/pools/{id}/models", tag = "pools",
-    params(("id" = String, Path, description = "The pool's name")),
-    responses((status = 200, body = CatalogList), (status = 404, body = ErrorBody), (status = 502, body = ErrorBody)))]
-pub async fn pool_models(
-    State(app): State<App>,
-    Path(id): Path<String>,
-) -> Result<Json<CatalogList>, ApiError> {
-    let row = find(&app, &id).await?;
-    Ok(Json(CatalogList { models: app.pools.ask(&row).await?.models }))
-}
-
-/// Fetches a model to a pool; progress comes as events, then `done` or `error`.
-#[utoipa::path(post, path = "/v2/pools/{id}/models/download", tag = "pools", request_body = ModelRequest,
-    params(("id" = String, Path, description = "The pool's name")),
-    responses((status = 200, description = "Server-sent events", content_type = "text/event-stream", body = String),
-        (status = 404, body = ErrorBody)))]
-pub async fn download_model(
-    State(app): State<App>,
-    Path(id): Path<String>,
-    Body(request): Body<ModelRequest>,
-) -> Result<Response, ApiError> {
-    progress(&app, &id, &["models", "download", &argument("model", &request.model)?]).await
-}
-
-/// Hashes a model's files on a pool; progress comes as events, then `done` or `error`.
-#[utoipa::path(post, path = "/v2/pools/{id}/models/verify", tag = "pools", request_body = ModelRequest,
-    params(("id" = String, Path, description = "The pool's name")),
-    responses((status = 200, description = "Server-sent events", content_type = "text/event-stream", body = String),
-        (status = 404, body = ErrorBody)))]
-pub async fn verify_model(
-    State(app): State<App>,
-    Path(id): Path<String>,
-    Body(request): Body<ModelRequest>,
-) -> Result<Response, ApiError> {
-    progress(&app, &id, &["models", "verify", &argument("model", &request.model)?]).await
-}
-
-/// Whether a model fits a device of a pool.
-#[utoipa::path(get, path = "/v2/pools/{id}/models/{model}/fit", tag = "pools",
-    params(("id" = String, Path, description = "The pool's name"),
-        ("model" = String, Path, description = "The model's catalog id"), FitQuery),
-    responses((status = 200, body = Fit), (status = 404, body = ErrorBody), (status = 502, body = ErrorBody)))]
-pub async fn fit_model(
-    State(app): State<App>,
-    Path((id, model)): Path<(String, String)>,
-    query: Result<Query<FitQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Fit>, ApiError> {
-    let Query(query) = query.map_err(|_| {
-        ApiError::new(
-            ErrorCode::InvalidField,
-            "the query is not understood; allowed are backend, gpu, slots, context",
-        )
-    })?;
-    let pool = app.pools.carrier(&find(&app, &id).await?)?;
-    let mut args = vec!["models".to_owned(), "fit".to_owned(), argument("model", &model)?];
-    push_flag(&mut args, "--backend", query.backend);
-    push_flag(&mut args, "--gpu", query.gpu);
-    push_flag(&mut args, "--slots", query.slots);
-    push_flag(&mut args, "--context", query.context);
-    Ok(Json(ask(&pool, &args).await?))
-}
-
 /// Asks a pool to start a worker. It registers itself once its model is read.
 #[utoipa::path(post, path = "/v2/pools/{id}/workers/spawn", tag = "pools", request_body = SpawnRequest,
     params(("id" = String, Path, description = "The pool's name")),
@@ -211,7 +109,7 @@ pub async fn spawn_worker(
     }
 }
 
-async fn find(app: &App, id: &str) -> Result<PoolRow, ApiError> {
+pub(super) async fn find(app: &App, id: &str) -> Result<PoolRow, ApiError> {
     let name = id.to_owned();
     let row = app
         .driver
@@ -223,7 +121,10 @@ async fn find(app: &App, id: &str) -> Result<PoolRow, ApiError> {
     })
 }
 
-async fn ask<T: serde::de::DeserializeOwned>(pool: &Pool, args: &[String]) -> Result<T, ErrorDetail> {
+pub(super) async fn ask<T: serde::de::DeserializeOwned>(
+    pool: &Pool,
+    args: &[String],
+) -> Result<T, ErrorDetail> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     pool.json(&args).await
 }
@@ -301,7 +202,7 @@ fn device_refused(message: &str) -> ApiError {
 }
 
 /// A value for a command line: it can neither be taken for an option nor end the text early.
-fn argument(field: &'static str, text: &str) -> Result<String, ApiError> {
+pub(super) fn argument(field: &'static str, text: &str) -> Result<String, ApiError> {
     let fine = !text.is_empty() && !text.starts_with('-') && !text.chars().any(char::is_control);
     if fine {
         return Ok(text.to_owned());
@@ -310,47 +211,8 @@ fn argument(field: &'static str, text: &str) -> Result<String, ApiError> {
     Err(ApiError(ErrorDetail::new(ErrorCode::InvalidField, message).with_field(field)))
 }
 
-fn push_flag(args: &mut Vec<String>, flag: &str, value: Option<impl ToString>) {
+pub(super) fn push_flag(args: &mut Vec<String>, flag: &str, value: Option<impl ToString>) {
     if let Some(value) = value {
         args.push(format!("{flag}={}", value.to_string()));
     }
-}
-
-/// Runs a command of a pool and streams its progress. A client that leaves ends the command.
-async fn progress(app: &App, id: &str, args: &[&str]) -> Result<Response, ApiError> {
-    let row = find(app, id).await?;
-    let pool = app.pools.carrier(&row)?;
-    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-    let (frames, received) = mpsc::channel::<Bytes>(256);
-    let directory = app.pools.clone();
-    tokio::spawn(async move {
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let mut on_progress = |progress| {
-            // A client that reads slowly misses steps of the progress, never the end.
-            let _ = frames.try_send(frame("progress", &progress));
-        };
-        let outcome = tokio::select! {
-            outcome = pool.json_with::<Value>(&args, &mut on_progress) => outcome,
-            () = frames.closed() => return,
-        };
-        let last = match &outcome {
-            Ok(value) => frame("done", value),
-            Err(error) => frame("error", &error.clone().into_body()),
-        };
-        directory.refresh();
-        let _ = frames.send(last).await;
-    });
-    Ok(sse::answer(futures_util::stream::unfold(received, |mut received| async move {
-        let frame = match tokio::time::timeout(KEEP_ALIVE_EVERY, received.recv()).await {
-            Ok(frame) => frame?,
-            Err(_) => Bytes::from_static(KEEP_ALIVE),
-        };
-        Some((Ok(frame), received))
-    })))
-}
-
-fn frame(name: &str, data: &impl Serialize) -> Bytes {
-    let mut bytes = Vec::with_capacity(128);
-    encode_json_into(&mut bytes, None, name, data);
-    bytes.into()
 }
