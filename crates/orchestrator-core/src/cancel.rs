@@ -80,7 +80,7 @@ impl Orchestrator {
 
     fn wake(&mut self, job_id: JobId, turn: &mut Turn) {
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
-        job.row.not_before = None;
+        job.resting = false;
         self.queue.wake(&job.row);
         turn.to_place.insert(job.row.model.clone());
     }
@@ -103,7 +103,7 @@ fn due(job: &Job, settings: &Settings, now: Time) -> Option<Due> {
     if passed(job.disconnect_at(settings)) {
         return Some(Due::Disconnected);
     }
-    (job.is_queued() && passed(job.row.not_before)).then_some(Due::Rested)
+    (job.resting && passed(job.row.not_before)).then_some(Due::Rested)
 }
 
 fn no_such_job(job_id: JobId) -> ErrorDetail {

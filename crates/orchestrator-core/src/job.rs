@@ -22,6 +22,8 @@ pub(crate) struct Job {
     pub decisions: Vec<Decision>,
     /// Since when its last reader has been gone, where that matters.
     pub readerless_since: Option<Time>,
+    /// Whether it waits for its `not_before`.
+    pub resting: bool,
     /// Breaks of the current run's stream in short succession, and when the last one was.
     pub breaks: Breaks,
 }
@@ -38,7 +40,7 @@ pub(crate) struct Breaks {
 impl Job {
     /// A job as it stands on disk.
     pub fn new(row: JobRow) -> Self {
-        Self { row, decisions: Vec::new(), readerless_since: None, breaks: Breaks::default() }
+        Self { row, decisions: Vec::new(), readerless_since: None, resting: false, breaks: Breaks::default() }
     }
 
     /// Whether it is written down at all.
@@ -93,6 +95,7 @@ impl Job {
     pub fn requeue(&mut self, not_before: Option<Time>) {
         self.move_to(TaskStatus::Queued);
         self.row.not_before = not_before;
+        self.resting = not_before.is_some();
         self.breaks = Breaks::default();
     }
 
@@ -176,7 +179,7 @@ impl Job {
 
     /// When anything about it is due next.
     pub fn next_alarm(&self, settings: &Settings) -> Option<Time> {
-        let resting = self.row.not_before.filter(|_| self.is_queued());
+        let resting = self.row.not_before.filter(|_| self.resting);
         [
             resting,
             self.row.deadline,

@@ -82,9 +82,10 @@ impl Orchestrator {
     }
 
     fn queue_again(&mut self, job_id: JobId, turn: &mut Turn) {
-        let Some(job) = self.jobs.get(&job_id) else { return };
+        let Some(job) = self.jobs.get_mut(&job_id) else { return };
         debug_assert_eq!(job.row.status, TaskStatus::Queued);
-        if job.row.not_before.is_some_and(|at| at > turn.now) {
+        job.resting = job.row.not_before.is_some_and(|at| at > turn.now);
+        if job.resting {
             self.queue.rest(&job.row);
         } else {
             self.queue.push(&job.row);

@@ -52,8 +52,8 @@ impl Orchestrator {
         if self.job_of(run, "stream_failed", turn).is_none() {
             return self.free_slot(run, turn);
         }
-        if let Some(status) = not_to_blame(error.code) {
-            return self.worker_was_busy(run, status, turn);
+        if is_not_to_blame(error.code) {
+            return self.worker_was_busy(run, error.code, turn);
         }
         turn.act(Action::DropStream(run.clone()));
         if is_run_gone(error.code) {
@@ -65,11 +65,11 @@ impl Orchestrator {
     }
 
     /// The worker takes no job at the moment, which we did not know.
-    fn worker_was_busy(&mut self, run: &RunKey, status: WorkerStatus, turn: &mut Turn) {
+    fn worker_was_busy(&mut self, run: &RunKey, code: ErrorCode, turn: &mut Turn) {
         turn.act(Action::DropStream(run.clone()));
         self.free_slot(run, turn);
         if let Some(worker) = self.registry.get_mut(&run.worker_id) {
-            worker.status = Some(status);
+            worker.status = status_behind(code).or(worker.status);
             worker.paused_until = Some(turn.now + self.settings.lease.busy_pause_ms);
         }
         self.requeue_unblamed(run.job_id, turn);
@@ -160,18 +160,17 @@ impl Orchestrator {
     }
 }
 
-/// What a worker is doing that refuses a run without anybody being at fault.
-const fn not_to_blame(code: ErrorCode) -> Option<WorkerStatus> {
-    if matches!(code, ErrorCode::AllSlotsBusy) {
-        return Some(WorkerStatus::Ready);
-    }
+/// Whether a worker refuses a run without anybody being at fault.
+const fn is_not_to_blame(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::AllSlotsBusy | ErrorCode::WorkerLoading | ErrorCode::WorkerDraining)
+}
+
+/// What a worker that refuses a run like this is doing, as far as it tells.
+const fn status_behind(code: ErrorCode) -> Option<WorkerStatus> {
     if matches!(code, ErrorCode::WorkerLoading) {
         return Some(WorkerStatus::Loading);
     }
-    if matches!(code, ErrorCode::WorkerDraining) {
-        return Some(WorkerStatus::Draining);
-    }
-    None
+    if matches!(code, ErrorCode::WorkerDraining) { Some(WorkerStatus::Draining) } else { None }
 }
 
 /// Whether the worker says that it has no such run and will not have it again.

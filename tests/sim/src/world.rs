@@ -258,11 +258,7 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Strike(fault) => {
-                if self.now < EPOCH + HEAL_AT {
-                    fault.strike(self);
-                }
-            }
+            Happening::Strike(fault) => fault.strike(self),
             Happening::Heal => self.heal(),
             Happening::CheckBounds => {
                 self.check_bounds();
@@ -270,7 +266,7 @@ impl World {
             }
             Happening::StartDaemon(life) if life == self.life => self.start_daemon(),
             Happening::DriverTurn(life) if life == self.life => self.driver_turn(),
-            Happening::Commit(life) if life == self.life => self.commit_and_check(),
+            Happening::Commit(life) if life == self.life => self.commit(),
             Happening::ToDaemon { life, event, request, caller } if life == self.life => {
                 if let Some(daemon) = &mut self.daemon {
                     daemon.waiting.insert(request, caller);
@@ -290,16 +286,10 @@ impl World {
             Happening::WorkerLoaded { worker, start } => self.worker_loaded(worker, start),
             Happening::Beat { worker, start } => self.beat_regularly(worker, start),
             Happening::Token { worker, start, run } => self.token(worker, start, run),
-            Happening::StopArrives(worker, run) => {
-                if self.is_reachable(worker) {
-                    self.stop_run(worker, (run.job_id, run.attempt));
-                }
+            Happening::StopArrives(worker, run) if self.is_reachable(worker) => {
+                self.stop_run(worker, (run.job_id, run.attempt));
             }
-            Happening::AckArrives(worker, run) => {
-                if self.is_reachable(worker) {
-                    self.ack_run(worker, &run);
-                }
-            }
+            Happening::AckArrives(worker, run) if self.is_reachable(worker) => self.ack_run(worker, &run),
             Happening::Reply { caller, answer } => self.reply(caller, answer),
             Happening::Submit(client) => self.submit(client),
             Happening::Connect(client) => self.connect(client),
@@ -307,16 +297,12 @@ impl World {
             Happening::Leave(client) => self.leave(client),
             Happening::Return(client) => self.come_back(client),
             Happening::Cancel(client) => self.cancel(client),
-            // Meant for an orchestrator that has died since.
+            // Meant for an orchestrator that has died since, or for a worker that cannot be reached.
             _ => {}
         }
         if self.daemon.is_none() {
             self.drop_readers();
         }
-    }
-
-    fn commit_and_check(&mut self) {
-        self.commit();
     }
 
     /// The faults are over: everything that stands still or is cut off comes back.

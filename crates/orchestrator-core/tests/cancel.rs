@@ -1,0 +1,102 @@
+//! Ends by request and by the clock.
+
+mod world;
+
+use api_types::task::{OnDisconnect, TaskStatus};
+use api_types::{ErrorCode, StopReason, TaskEvent};
+use orchestrator_core::{Action, Answer, Event, RequestId, Submission, Write};
+use world::{World, acts, answer, end, job, run, submission};
+
+fn cancel(world: &mut World, n: u128) -> orchestrator_core::Step {
+    let request = Some(RequestId(77));
+    world.event(Event::Cancel { request, job_id: job(n) })
+}
+
+fn stop(n: u128) -> Action {
+    Action::StopRun { run: run(n, 1, "w1", 1), uri: "http://w1".to_owned(), secret: None }
+}
+
+#[test]
+fn a_waiting_job_ends_at_once() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    world.submit(1);
+    world.submit(2);
+    let step = cancel(&mut world, 2);
+    assert_eq!(answer(&step), Answer::Cancelled { status: TaskStatus::Cancelled, already_ended: false });
+    assert!(matches!(&step.writes[..], [Write::EndJob { last_event: TaskEvent::End(end), .. }]
+        if end.stop_reason == StopReason::Cancelled && end.tokens_out == 0));
+    let again = cancel(&mut world, 2);
+    assert!(again.writes.is_empty());
+    assert_eq!(answer(&again), Answer::Cancelled { status: TaskStatus::Cancelled, already_ended: true });
+}
+
+#[test]
+fn a_run_is_told_to_stop_once_and_its_end_counts() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    world.submit(1);
+    let step = cancel(&mut world, 1);
+    assert!(acts(&step).contains(&stop(1)));
+    let again = cancel(&mut world, 1);
+    assert!(again.writes.is_empty() && !acts(&again).contains(&stop(1)));
+    world.event(Event::StreamEnded { run: run(1, 1, "w1", 1), end: end(4, StopReason::Cancelled) });
+    let row = world.brain.job(job(1)).expect("kept for a while").row;
+    assert_eq!((row.status, row.end.map(|end| end.tokens_out)), (TaskStatus::Cancelled, Some(4)));
+}
+
+#[test]
+fn a_cancellation_is_final_after_five_seconds_and_the_slot_waits_for_the_worker() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    world.submit(1);
+    world.event(Event::FirstToken(run(1, 1, "w1", 1)));
+    cancel(&mut world, 1);
+    let step = world.pass(5_000);
+    let last_event = TaskEvent::End(end_of_cancelled());
+    let expected = vec![
+        Action::DropStream(run(1, 1, "w1", 1)),
+        stop(1),
+        Action::EndJob { job_id: job(1), release_held: false, last_event },
+    ];
+    assert_eq!(acts(&step), expected);
+    world.submit(2);
+    assert_eq!(world.status(2), TaskStatus::Queued);
+    world.beat("w1", vec![]);
+    assert_eq!(world.status(2), TaskStatus::Dispatched);
+}
+
+fn end_of_cancelled() -> api_types::event::RunEnd {
+    let zeros = end(0, StopReason::Cancelled);
+    api_types::event::RunEnd { tokens_in: 0, prefill_time_ms: 0, decode_time_ms: 0, ..zeros }
+}
+
+#[test]
+fn a_deadline_ends_a_waiting_job_and_stops_a_run() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    for n in [1, 2] {
+        world.event(Event::Submit(Submission { deadline_ms: Some(2_000), ..submission(n) }));
+    }
+    let step = world.pass(2_000);
+    assert!(acts(&step).contains(&stop(1)));
+    for n in [1, 2] {
+        let error = world.brain.job(job(n)).and_then(|standing| standing.row.error).expect("failed");
+        assert_eq!(error.code, ErrorCode::DeadlineExceeded);
+    }
+}
+
+#[test]
+fn a_job_whose_reader_left_is_cancelled_after_ten_seconds_and_a_restart_begins_them_anew() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    world.event(Event::Submit(Submission { on_disconnect: OnDisconnect::Cancel, ..submission(1) }));
+    world.event(Event::ReadersChanged { job_id: job(1), readers: 1 });
+    world.event(Event::ReadersChanged { job_id: job(1), readers: 0 });
+    world.pass(5_000);
+    world.restart();
+    world.beat("w1", vec![]);
+    assert!(!acts(&world.pass(5_900)).contains(&stop(1)));
+    world.beat("w1", vec![]);
+    assert!(acts(&world.pass(4_200)).contains(&stop(1)));
+}

@@ -1,0 +1,105 @@
+//! Who runs what: order of the queue, demands of a job, scores, and the explanation.
+
+mod world;
+
+use api_types::task::{Placement, Priority};
+use api_types::worker::{WorkerFacts, WorkerStatus};
+use api_types::{Attempt, StopReason};
+use orchestrator_core::{Event, Submission};
+use world::{World, end, facts, job, opened, run, submission, worker};
+
+fn submit_batch(world: &mut World, n: u128) {
+    world.event(Event::Submit(Submission { priority: Priority::Batch, ..submission(n) }));
+}
+
+/// Ends the job on the only slot and returns the number of the next one.
+fn next(world: &mut World, n: u128) -> u128 {
+    let ended = Event::StreamEnded { run: run(n, 1, "w1", 1), end: end(0, StopReason::Eos) };
+    let opened = opened(&world.event(ended));
+    opened.first().map(|run| run.job_id.uuid().as_u128()).expect("another job")
+}
+
+#[test]
+fn interactive_goes_before_batch_and_then_first_come() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    world.submit(1);
+    submit_batch(&mut world, 2);
+    world.submit(3);
+    world.submit(4);
+    assert_eq!(world.brain.job(job(2)).and_then(|standing| standing.queue_position), Some(2));
+    assert_eq!(next(&mut world, 1), 3);
+    assert_eq!(next(&mut world, 3), 4);
+    assert_eq!(next(&mut world, 4), 2);
+}
+
+#[test]
+fn aged_batch_jobs_get_one_slot_in_four() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    world.submit(1);
+    submit_batch(&mut world, 2);
+    submit_batch(&mut world, 3);
+    for _ in 0..99 {
+        world.pass(3_000);
+        world.beat("w1", vec![orchestrator_core::Run { job_id: job(1), attempt: Attempt(1), ended: false }]);
+    }
+    for n in 10..20 {
+        world.submit(n);
+    }
+    world.now = world.now + 3_001;
+    world.beat("w1", vec![orchestrator_core::Run { job_id: job(1), attempt: Attempt(1), ended: false }]);
+    let mut order = vec![1];
+    for _ in 0..8 {
+        let last = *order.last().expect("not empty");
+        order.push(next(&mut world, last));
+    }
+    assert_eq!(order, [1, 10, 11, 12, 2, 13, 14, 15, 3]);
+}
+
+#[test]
+fn the_least_loaded_is_taken_and_ties_fall_to_the_lower_id() {
+    let mut world = World::new();
+    world.ready("w22", 4);
+    world.ready("w1", 2);
+    let picked = |world: &mut World, n| opened(&world.submit(n)).pop().map(|run| run.worker_id);
+    assert_eq!(picked(&mut world, 1), Some(worker("w1")));
+    assert_eq!(picked(&mut world, 2), Some(worker("w22")));
+    assert_eq!(picked(&mut world, 3), Some(worker("w22")));
+}
+
+#[test]
+fn demands_and_wishes_are_honoured_and_each_refusal_has_its_reason() {
+    let mut world = World::new();
+    let with = |name: &str, pool: &str, backend: &str| WorkerFacts {
+        pool_id: Some(pool.parse().expect("an id")),
+        backend: backend.to_owned(),
+        ..facts(name, 1)
+    };
+    world.register(with("w1", "mac", "metal"), WorkerStatus::Ready, vec![]);
+    world.register(with("w22", "box", "cuda"), WorkerStatus::Ready, vec![]);
+    world.register(with("w333", "box", "cuda"), WorkerStatus::Loading, vec![]);
+    let place = |world: &mut World, n, placement| {
+        opened(&world.event(Event::Submit(Submission { placement, ..submission(n) })))
+            .pop()
+            .map(|run| run.worker_id)
+    };
+    let names = |name: &str| vec![name.to_owned()];
+    let cuda = Placement { require: names("cuda"), ..Placement::default() };
+    assert_eq!(place(&mut world, 1, cuda.clone()), Some(worker("w22")));
+    assert_eq!(place(&mut world, 2, cuda), None);
+    let avoiding = Placement { avoid: names("mac"), ..Placement::default() };
+    assert_eq!(place(&mut world, 3, avoiding), None);
+    assert_eq!(
+        place(&mut world, 4, Placement { prefer: names("mac"), ..Placement::default() }),
+        Some(worker("w1"))
+    );
+    let decision = world.brain.waiting_decision(job(2), world.now).expect("it waits");
+    let reasons: Vec<_> = decision.candidates.iter().filter_map(|c| c.ruled_out.as_deref()).collect();
+    assert_eq!(reasons.len(), 3);
+    assert!(reasons.iter().any(|reason| reason.contains("requires `cuda`")), "{reasons:?}");
+    assert!(reasons.iter().any(|reason| reason.contains("all of its 1 slots are taken")), "{reasons:?}");
+    assert!(reasons.iter().any(|reason| reason.contains("still loading")), "{reasons:?}");
+    let decided = world.brain.decisions(job(4));
+    assert_eq!(decided.first().and_then(|decision| decision.picked.clone()), Some(worker("w1")));
+}
