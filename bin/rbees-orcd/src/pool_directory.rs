@@ -87,16 +87,21 @@ impl PoolDirectory {
     /// # Errors
     /// When it cannot be asked, or speaks another version.
     pub async fn ask(&self, row: &PoolRow) -> Result<PoolStatus, ErrorDetail> {
-        let asked = async {
-            let pool = self.carrier(row)?;
-            match tokio::time::timeout(STATUS_TIMEOUT, pool.json::<PoolStatus>(&["status"])).await {
-                Ok(status) => same_protocol(status?),
-                Err(_) => Err(silent(row)),
-            }
-        };
-        let answer = asked.await;
+        let answer = self.probe(row).await;
         self.remember(&row.pool_id, &answer);
         answer
+    }
+
+    /// Asks a pool how it is, without remembering: it may not be registered yet.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn probe(&self, row: &PoolRow) -> Result<PoolStatus, ErrorDetail> {
+        let pool = self.carrier(row)?;
+        match tokio::time::timeout(STATUS_TIMEOUT, pool.json::<PoolStatus>(&["status"])).await {
+            Ok(status) => same_protocol(status?),
+            Err(_) => Err(silent(row)),
+        }
     }
 
     /// Forgets what a pool said.
@@ -142,7 +147,8 @@ impl PoolDirectory {
         }
     }
 
-    fn remember(&self, pool_id: &PoolId, answer: &Result<PoolStatus, ErrorDetail>) {
+    /// Keeps what a pool said, until it says something else.
+    pub fn remember(&self, pool_id: &PoolId, answer: &Result<PoolStatus, ErrorDetail>) {
         let mut all = self.lock();
         let seen = all.entry(pool_id.clone()).or_default();
         match answer {

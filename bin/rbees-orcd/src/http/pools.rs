@@ -33,8 +33,9 @@ pub async fn add_pool(
     Body(add): Body<AddPool>,
 ) -> Result<(StatusCode, Json<PoolView>), ApiError> {
     let row = PoolRow { pool_id: add.pool_id, address: add.address, repo_dir: add.repo_dir, draining: false };
-    app.pools.ask(&row).await?;
+    let status = app.pools.probe(&row).await?;
     app.driver.put_pool(row.clone()).await?;
+    app.pools.remember(&row.pool_id, &Ok(status));
     app.pools.refresh();
     Ok((StatusCode::CREATED, Json(app.pools.view(&row))))
 }
