@@ -14,6 +14,9 @@ const SECRET: &str = "RBEES_WORKER_SECRET";
 /// What is logged unless `RUST_LOG` says otherwise: llama.cpp's own lines only when they are errors.
 const LOG_FILTER: &str = "info,llama-cpp-2=error";
 
+/// How the native engine's threads wait for each other; read when the program is loaded.
+const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
+
 fn main() -> ExitCode {
     let args = Args::parse();
     if args.command == Some(Command::Openapi) {
@@ -28,10 +31,32 @@ fn main() -> ExitCode {
         });
     }
     log_to_stderr();
+    if cfg!(all(feature = "llama_cpp", unix)) {
+        begin_again_with_sleeping_threads();
+    }
     match Config::new(args, std::env::var(SECRET).ok()) {
         Ok(config) => serve(config),
         Err(error) => usage(&error),
     }
+}
+
+/// Starts this program over in the same process, with engine threads that sleep while they wait.
+///
+/// OpenMP's threads spin by default. On a machine that does anything else beside inference they
+/// then take the time that the thread they wait for would need: tokens come ten times slower. The
+/// setting is read before `main`, so it can only be given to a program that starts. Whoever sets
+/// it already is left alone.
+fn begin_again_with_sleeping_threads() {
+    use std::os::unix::process::CommandExt;
+    if std::env::var_os(WAIT_POLICY).is_some() {
+        return;
+    }
+    let outcome = std::env::current_exe().map(|program| {
+        let mut again = std::process::Command::new(program);
+        again.args(std::env::args_os().skip(1)).env(WAIT_POLICY, "passive").exec()
+    });
+    let (Ok(error) | Err(error)) = outcome;
+    tracing::warn!(event = "threads_will_spin", %error);
 }
 
 fn serve(config: Config) -> ExitCode {

@@ -151,10 +151,11 @@ fn room(prompt: usize, context: u32) -> Result<u32, ErrorDetail> {
         .with_hint("shorten the prompt, or use a worker with a larger --context"))
 }
 
+/// A seed that every JSON reader can hold exactly: 53 bits.
 fn drawn_seed() -> u64 {
     let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
-    // The version and variant bits of both halves are fixed; together the halves hide them.
-    high.rotate_left(32) ^ low
+    // The version and variant bits of the halves are fixed; folded together they are not.
+    (high.rotate_left(32) ^ low) >> 11
 }
 
 fn started(state: &WorkerState, run: &Run) -> TaskEvent {
