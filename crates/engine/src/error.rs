@@ -1,9 +1,9 @@
 //! Everything that can go wrong in an engine, and its code on the wire.
 
 use api_types::{ErrorCode, ErrorDetail};
+use gguf::Problem;
 
 use crate::backend::Backend;
-use crate::gguf::Problem;
 
 /// A failure to load a model or to run it. Never holds prompt or completion text.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

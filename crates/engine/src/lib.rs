@@ -2,14 +2,12 @@
 //!
 //! An [`Engine`] turns tokens into logits, nothing more: sampling, stop strings, batching policy
 //! and text live above it and are the same for every engine. [`fake`] is always built in;
-//! `llama_cpp` is a feature, because it compiles a C++ library. [`gguf`] reads model files without
-//! any engine.
+//! `llama_cpp` is a feature, because it compiles a C++ library.
 
 pub mod backend;
 pub mod cpu;
 pub mod error;
 pub mod fake;
-pub mod gguf;
 #[cfg(feature = "llama_cpp")]
 pub mod llama_cpp;
 pub mod loader;

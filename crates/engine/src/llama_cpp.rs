@@ -24,9 +24,9 @@ use llama_cpp_2::{
 
 use crate::backend::Backend;
 use crate::error::EngineError;
-use crate::gguf::Header;
 use crate::loader::DEFAULT_CONTEXT;
 use crate::traits::{Caps, Engine, LoadOptions, ModelInfo, Row, Seq, StepOutcome, Token, Tokenizer};
+use gguf::Header;
 
 /// Rows in one step.
 const MAX_ROWS: u32 = 512;

@@ -1,5 +1,8 @@
 //! From a model argument to a loaded engine.
 
+use std::fs::File;
+use std::path::Path;
+
 use crate::error::EngineError;
 use crate::fake;
 use crate::traits::{Engine, LoadOptions};
@@ -53,7 +56,7 @@ fn open_file(
         let message = "the fake backend runs only models named fake:NAME".to_owned();
         return Err(EngineError::InvalidOption { field: "backend", message });
     }
-    let header = crate::gguf::read_file(std::path::Path::new(model))?;
+    let header = read_header(Path::new(model))?;
     if !options.backend.is_built() {
         return Err(EngineError::BackendNotBuilt(options.backend));
     }
@@ -64,20 +67,34 @@ fn open_file(
     open_gguf(model, &header, options, progress)
 }
 
+/// Reads and checks the header of the file at `path`, before native code sees it.
+///
+/// # Errors
+/// [`EngineError::CorruptModel`] with offset and reason, or [`EngineError::Unreadable`].
+pub fn read_header(path: &Path) -> Result<gguf::Header, EngineError> {
+    let unreadable = |error: std::io::Error| EngineError::Unreadable(format!("{}: {error}", path.display()));
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(EngineError::Unreadable(format!("{}: not a file", path.display())));
+    }
+    gguf::read(file, metadata.len()).map_err(EngineError::CorruptModel)
+}
+
 #[cfg(feature = "llama_cpp")]
 fn open_gguf(
     model: &str,
-    header: &crate::gguf::Header,
+    header: &gguf::Header,
     options: &LoadOptions,
     progress: Box<dyn FnMut(f32) -> bool + Send>,
 ) -> Result<Box<dyn Engine>, EngineError> {
-    crate::llama_cpp::open(std::path::Path::new(model), header, options, progress)
+    crate::llama_cpp::open(Path::new(model), header, options, progress)
 }
 
 #[cfg(not(feature = "llama_cpp"))]
 fn open_gguf(
     _: &str,
-    _: &crate::gguf::Header,
+    _: &gguf::Header,
     options: &LoadOptions,
     _: Box<dyn FnMut(f32) -> bool + Send>,
 ) -> Result<Box<dyn Engine>, EngineError> {

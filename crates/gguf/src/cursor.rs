@@ -4,18 +4,19 @@ use std::io::{self, BufRead, BufReader, Read, Seek};
 
 use crate::problem::{Problem, Reason};
 
-/// Why reading stopped: the file is wrong, or the disk is.
+/// Why reading stopped.
 #[derive(Debug)]
 pub(crate) enum Stop {
     Problem(Problem),
     /// The source ended although the file goes on.
     SourceEnded,
-    Io(io::Error),
+    /// The source could not be read.
+    Unreadable,
 }
 
 impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
+    fn from(_: io::Error) -> Self {
+        Self::Unreadable
     }
 }
 

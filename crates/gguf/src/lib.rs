@@ -11,5 +11,5 @@ mod reader;
 mod types;
 
 pub use header::{Header, TensorTotals, Value};
-pub use problem::{Partial, Problem, Reason, Unreadable};
-pub use reader::{MAX_HEADER_BYTES, read, read_file, read_prefix};
+pub use problem::{Partial, Problem, Reason};
+pub use reader::{MAX_HEADER_BYTES, read, read_prefix};

@@ -19,21 +19,6 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Why a file gave no header.
-#[derive(Debug)]
-pub enum Unreadable {
-    /// Its content is wrong.
-    Damaged(Problem),
-    /// It cannot be read at all.
-    Io(std::io::Error),
-}
-
-impl From<std::io::Error> for Unreadable {
-    fn from(error: std::io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
 /// Why the beginning of a file gave no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Partial {

@@ -1,13 +1,11 @@
 //! The walk through a header, from the magic to the last tensor.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{Read, Seek};
-use std::path::Path;
 
 use crate::cursor::{Cursor, Stop};
 use crate::header::{Header, TensorTotals, Value};
-use crate::problem::{Partial, Problem, Reason, Unreadable};
+use crate::problem::{Partial, Problem, Reason};
 use crate::types;
 
 const MAX_KEYS: u64 = 65_536;
@@ -23,24 +21,6 @@ const MAX_KEPT_NUMBERS: u64 = 4096;
 /// No header takes more bytes than this from the start of its file; the vocabulary is what fills it.
 pub const MAX_HEADER_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Reads and checks the header of the file at `path`.
-///
-/// # Errors
-/// Damage with offset and reason, or why the file cannot be read at all.
-pub fn read_file(path: &Path) -> Result<Header, Unreadable> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file").into());
-    }
-    walk(file, metadata.len()).map_err(|stop| match stop {
-        Stop::Problem(problem) => Unreadable::Damaged(problem),
-        // The file shrank while it was read.
-        Stop::SourceEnded => Unreadable::Damaged(truncated(0)),
-        Stop::Io(error) => error.into(),
-    })
-}
-
 /// Reads and checks a header from `source`, a whole file of `length` bytes.
 ///
 /// # Errors
@@ -49,7 +29,7 @@ pub fn read_file(path: &Path) -> Result<Header, Unreadable> {
 pub fn read(source: impl Read + Seek, length: u64) -> Result<Header, Problem> {
     walk(source, length).map_err(|stop| match stop {
         Stop::Problem(problem) => problem,
-        Stop::SourceEnded | Stop::Io(_) => truncated(0),
+        Stop::SourceEnded | Stop::Unreadable => truncated(0),
     })
 }
 
@@ -63,7 +43,7 @@ pub fn read_prefix(prefix: &[u8], length: u64) -> Result<Header, Partial> {
     walk(std::io::Cursor::new(prefix), length).map_err(|stop| match stop {
         Stop::Problem(problem) => Partial::Damaged(problem),
         Stop::SourceEnded if (prefix.len() as u64) < length.min(MAX_HEADER_BYTES) => Partial::NeedMore,
-        Stop::SourceEnded | Stop::Io(_) => Partial::Damaged(truncated(prefix.len() as u64)),
+        Stop::SourceEnded | Stop::Unreadable => Partial::Damaged(truncated(prefix.len() as u64)),
     })
 }
 

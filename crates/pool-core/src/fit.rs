@@ -2,7 +2,7 @@
 
 use api_types::pool::Fit;
 
-use crate::gguf::Header;
+use gguf::Header;
 
 const MIB: u64 = 1 << 20;
 
@@ -18,14 +18,39 @@ const STEP_TOKENS: u64 = 512;
 pub struct Load<'a> {
     /// The model's name, for the answer.
     pub model: &'a str,
-    /// Header of the file.
-    pub header: &'a Header,
+    /// What its header says about memory.
+    pub shape: Shape,
     /// Bytes of all its files.
     pub weights_bytes: u64,
     /// Jobs at once.
     pub slots: u32,
     /// Tokens of context per job.
     pub context: u32,
+}
+
+/// What decides a model's need of memory besides its weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// Bytes of KV cache per token of context, in 16 bits.
+    pub kv_bytes_per_token: u64,
+    /// Width of a layer.
+    pub embedding: u64,
+    /// Width of the feed-forward part of a layer.
+    pub feed_forward: u64,
+    /// Tokens of the vocabulary.
+    pub vocabulary: u64,
+}
+
+impl Shape {
+    /// As the header of the model's file says; what it leaves out counts as 0.
+    pub fn of(header: &Header) -> Self {
+        Self {
+            kv_bytes_per_token: header.kv_bytes_per_token(2).unwrap_or(0),
+            embedding: header.embedding_length().unwrap_or(0),
+            feed_forward: header.feed_forward_length().unwrap_or(0),
+            vocabulary: header.vocabulary().unwrap_or(0),
+        }
+    }
 }
 
 /// Where it is to run.
@@ -44,8 +69,8 @@ pub struct Room {
 /// The estimate is of the high side: KV cache in 16 bits for all layers at full context, as the
 /// engine allocates it, and buffers for one step over the widest of the layers and the vocabulary.
 pub fn check(load: &Load<'_>, room: &Room) -> Fit {
-    let kv_bytes = kv_bytes(load.header, load.slots, load.context);
-    let overhead_bytes = overhead_bytes(load.header);
+    let kv_bytes = kv_bytes(load.shape, load.slots, load.context);
+    let overhead_bytes = overhead_bytes(load.shape);
     let needed_bytes = load.weights_bytes.saturating_add(kv_bytes).saturating_add(overhead_bytes);
     let margin_bytes = margin(room.total_bytes);
     Fit {
@@ -68,18 +93,18 @@ fn margin(total_bytes: u64) -> u64 {
     (total_bytes / 20).clamp(128 * MIB, 2048 * MIB)
 }
 
-fn kv_bytes(header: &Header, slots: u32, context: u32) -> u64 {
-    let per_token = u64::from(header.key_length) + u64::from(header.value_length);
+fn kv_bytes(shape: Shape, slots: u32, context: u32) -> u64 {
     let cells = u64::from(slots).saturating_mul(u64::from(context));
-    cells.saturating_mul(header.kv_heads_total).saturating_mul(per_token).saturating_mul(2)
+    cells.saturating_mul(shape.kv_bytes_per_token)
 }
 
-fn overhead_bytes(header: &Header) -> u64 {
-    let widest = header.vocabulary.max(u64::from(header.feed_forward).saturating_mul(2));
-    let step =
-        STEP_TOKENS.saturating_mul(widest.saturating_add(4 * u64::from(header.embedding))).saturating_mul(4);
+fn overhead_bytes(shape: Shape) -> u64 {
+    let widest = shape.vocabulary.max(shape.feed_forward.saturating_mul(2));
+    let step = STEP_TOKENS
+        .saturating_mul(widest.saturating_add(shape.embedding.saturating_mul(4)))
+        .saturating_mul(4);
     // The process itself, its threads and the tokenizer.
-    step.saturating_add(96 * MIB).saturating_add(header.vocabulary.saturating_mul(128))
+    step.saturating_add(96 * MIB).saturating_add(shape.vocabulary.saturating_mul(128))
 }
 
 /// The context to offer when nobody says: what the model was trained for, up to the default.
@@ -93,20 +118,8 @@ mod tests {
 
     use super::*;
 
-    fn header() -> Header {
-        Header {
-            architecture: "llama".into(),
-            layers: 30,
-            heads: 9,
-            kv_heads_total: 90,
-            key_length: 64,
-            value_length: 64,
-            embedding: 576,
-            feed_forward: 1536,
-            vocabulary: 49_152,
-            context_length: Some(8192),
-            ..Header::default()
-        }
+    fn shape() -> Shape {
+        Shape { kv_bytes_per_token: 23_040, embedding: 576, feed_forward: 1536, vocabulary: 49_152 }
     }
 
     fn room(free_bytes: u64) -> Room {
@@ -115,9 +128,7 @@ mod tests {
 
     #[test]
     fn the_kv_cache_is_counted_exactly() {
-        // 30 layers, 3 KV heads of 64 + 64 values of 2 bytes: 23,040 bytes a token.
-        let header = header();
-        let load = Load { model: "m", header: &header, weights_bytes: 98_362_432, slots: 4, context: 2048 };
+        let load = Load { model: "m", shape: shape(), weights_bytes: 98_362_432, slots: 4, context: 2048 };
         let fit = check(&load, &room(4 << 30));
         assert_eq!(fit.kv_bytes, 23_040 * 4 * 2048);
         assert_eq!(fit.needed_bytes, fit.weights_bytes + fit.kv_bytes + fit.overhead_bytes);
@@ -126,8 +137,7 @@ mod tests {
 
     #[test]
     fn the_margin_decides_at_the_byte() {
-        let header = header();
-        let load = Load { model: "m", header: &header, weights_bytes: 1 << 20, slots: 1, context: 512 };
+        let load = Load { model: "m", shape: shape(), weights_bytes: 1 << 20, slots: 1, context: 512 };
         let needed = check(&load, &room(0)).needed_bytes + check(&load, &room(0)).margin_bytes;
         assert!(check(&load, &room(needed)).fits);
         assert!(!check(&load, &room(needed - 1)).fits);
@@ -143,9 +153,8 @@ mod tests {
     proptest! {
         #[test]
         fn more_slots_or_context_never_need_less(slots in 1u32..64, context in 1u32..200_000, free in any::<u64>()) {
-            let header = header();
-            let at = |slots, context| {
-                check(&Load { model: "m", header: &header, weights_bytes: 1, slots, context }, &room(free))
+                let at = |slots, context| {
+                check(&Load { model: "m", shape: shape(), weights_bytes: 1, slots, context }, &room(free))
             };
             prop_assert!(at(slots + 1, context).needed_bytes >= at(slots, context).needed_bytes);
             prop_assert!(at(slots, context + 1).needed_bytes >= at(slots, context).needed_bytes);

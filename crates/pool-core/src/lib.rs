@@ -7,7 +7,6 @@
 pub mod catalog;
 pub mod choose;
 pub mod fit;
-pub mod gguf;
 mod nearest;
 pub mod reconcile;
 pub mod reference;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use api_types::pool::{CatalogModel, Fit, Hardware, PoolStatus, SpawnRequest, WorkerRecord};
 use api_types::worker::WorkerCapabilities;
 use api_types::{ErrorCode, ErrorDetail, PROTOCOL};
+use gguf::Header;
 use pool_core::catalog::Registered;
-use pool_core::fit::{self, Load, Room};
-use pool_core::gguf::Header;
+use pool_core::fit::{self, Load, Room, Shape};
 use pool_core::reconcile::{self, Action};
 use pool_core::spawn::{Device, Facts, ModelChoice, SpawnPlan, plan};
 use pool_core::worker_record::{self, STOP_GRACE_MS};
@@ -313,7 +313,7 @@ impl Host {
         let fit = chosen.header.as_ref().map(|header| {
             let load = Load {
                 model: &plan.model,
-                header,
+                shape: Shape::of(header),
                 weights_bytes: chosen.weights_bytes,
                 slots: plan.slots,
                 context: plan.context,
@@ -366,7 +366,7 @@ impl Host {
             reference: pinned_reference(model),
             trained_context: header
                 .as_ref()
-                .and_then(|header| header.context_length)
+                .and_then(|header| header.context_length())
                 .or(model.context_length),
         };
         Ok(Chosen { choice, header, weights_bytes: model.size_bytes })
@@ -402,7 +402,7 @@ async fn bare_file(path: String) -> Result<Chosen, ErrorDetail> {
         name,
         argument: path.clone(),
         reference: Some(format!("file:{path}")),
-        trained_context: header.context_length,
+        trained_context: header.context_length(),
     };
     Ok(Chosen { choice, header: Some(header), weights_bytes: found.len() })
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use api_types::pool::{CatalogModel, ModelFile};
 use api_types::{ErrorCode, ErrorDetail};
+use gguf::Header;
 use pool_core::catalog::Downloaded;
-use pool_core::gguf::{self, Header, MAX_HEADER_BYTES, Problem};
 use pool_core::{ModelRef, choose};
 
 use crate::catalog_file;
@@ -190,11 +190,11 @@ async fn describe(home: &Home, found: Found) -> Result<Downloaded, ErrorDetail> 
         None => None,
     };
     let name_of = |path: &Path| choose::quantization(&path.to_string_lossy()).map(str::to_owned);
-    let quantization = header.as_ref().and_then(|header| header.quantization.clone());
+    let quantization = header.as_ref().and_then(|header| header.quantization());
     Ok(Downloaded {
         quantization: quantization.or_else(|| name_of(&found.files.first()?.0)),
-        architecture: header.as_ref().map(|header| header.architecture.clone()),
-        context_length: header.and_then(|header| header.context_length),
+        architecture: header.as_ref().map(|header| header.architecture().to_owned()),
+        context_length: header.and_then(|header| header.context_length()),
         revision: found.revision,
         format: found.format.to_owned(),
         files: found.files.iter().map(|(path, fetched)| kept(home, path, fetched)).collect(),
@@ -212,25 +212,18 @@ fn kept(home: &Home, path: &Path, fetched: &Fetched) -> ModelFile {
 /// The header of a GGUF file; memory stays within its limit whatever the file says.
 ///
 /// # Errors
-/// `CORRUPT_MODEL` with offset and reason, `UNSUPPORTED_MODEL`, `STORAGE_FAILED`.
+/// `CORRUPT_MODEL` with offset and reason, `STORAGE_FAILED`.
 pub fn read_header(path: &Path) -> Result<Header, ErrorDetail> {
-    use std::io::Read;
-    let failed = |error: &std::io::Error| storage("read", path, error);
-    let mut file = std::fs::File::open(path).map_err(|error| failed(&error))?;
-    let length = file.metadata().map_err(|error| failed(&error))?.len();
-    let mut bytes = Vec::new();
-    let mut want = 1 << 20;
-    loop {
-        let missing = (want - bytes.len()) as u64;
-        (&mut file).take(missing).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-        match gguf::read_header(&bytes, length) {
-            Ok(header) => return Ok(header),
-            Err(Problem::NeedMore) if want < MAX_HEADER_BYTES && (bytes.len() as u64) < length => {
-                want = (want * 4).min(MAX_HEADER_BYTES);
-            }
-            Err(problem) => return Err(problem.into_error(&path.display().to_string())),
-        }
-    }
+    let failed = |error: std::io::Error| storage("read", path, &error);
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    gguf::read(file, length).map_err(|problem| damaged(path, problem))
+}
+
+fn damaged(path: &Path, problem: gguf::Problem) -> ErrorDetail {
+    ErrorDetail::new(ErrorCode::CorruptModel, format!("{} is damaged {problem}", path.display()))
+        .with_details(serde_json::json!({ "offset": problem.offset, "reason": problem.reason.as_str() }))
+        .with_hint("fetch it again: rbees-pool models download ID")
 }
 
 /// What `models verify` found.
