@@ -1,5 +1,12 @@
 //! Ends by request and by the clock.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test fails by panicking"
+)]
+
 mod world;
 
 use api_types::task::{OnDisconnect, TaskStatus};
