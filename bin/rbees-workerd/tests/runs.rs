@@ -301,8 +301,7 @@ async fn a_stalled_engine_leaves_the_api_awake() {
 #[tokio::test]
 async fn a_poisonous_prompt_ends_the_process() {
     let mut worker = Worker::start("fake:bee", &[]).await;
-    let mut stream =
-        Stream::of(worker.client.execute(&request("j", "hello [[crash:2]]", 20)).await.expect("accepted"));
-    stream.first_token().await;
+    // The process may be gone before its answer has arrived, so only its end is looked at.
+    let _ = worker.client.execute(&request("j", "hello [[crash:2]]", 20)).await;
     assert!(!worker.exit().await.success());
 }

@@ -43,14 +43,13 @@ pub fn open(
     path: &Path,
     header: &Header,
     options: &LoadOptions,
-    mut progress: Box<dyn FnMut(f32) -> bool + Send>,
+    progress: Box<dyn FnMut(f32) -> bool + Send>,
 ) -> Result<Box<dyn Engine>, EngineError> {
     let context_length = context_length(header, options)?;
     let library = library()?;
     let devices = choose_devices(options, &list_llama_ggml_backend_devices())?;
     let free_before = free_memory(&devices);
-    let params =
-        model_params(options.backend, &devices)?.with_progress_callback(move |share| progress(share));
+    let params = model_params(options.backend, &devices)?.with_progress_callback(progress);
     let model = LlamaModel::load_from_file(library, path, &params)
         .map_err(|error| EngineError::LoadFailed(format!("{} model: {error}", header.architecture())))?;
     let model = Arc::new(model);
