@@ -100,5 +100,5 @@ fn real_model_options_that_cannot_be_had_are_refused() {
     std::fs::write(&path, &cut[..cut.len() / 2]).expect("written");
     let half = engine::open(&path.display().to_string(), &options(), Box::new(|_| true)).map(drop);
     let Err(EngineError::CorruptModel(problem)) = half else { panic!("{half:?}") };
-    assert_eq!(problem.reason, engine::gguf::Reason::PastEnd);
+    assert_eq!(problem.reason, gguf::Reason::PastEnd);
 }
