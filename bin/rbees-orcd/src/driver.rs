@@ -265,8 +265,7 @@ impl Driver {
                 self.actions.open_stream(open, request, standing.as_ref());
             }
             Action::ResumeStream { run, uri, secret, delay_ms, passed } => {
-                let standing = self.brain.job(run.job_id);
-                self.actions.resume_stream(run, &uri, secret.as_deref(), delay_ms, passed, standing.as_ref());
+                self.actions.resume_stream(run, &uri, secret.as_deref(), delay_ms, passed);
             }
             Action::EndJob { job_id, last_event, .. } => {
                 self.actions.metrics.ended_with(&last_event);

@@ -29,13 +29,13 @@ pub struct StallLimits {
 pub enum Source {
     /// A new run.
     Execute(Box<ExecuteRequest>),
-    /// The log of a run that a worker holds, from its event number `from` on.
+    /// The log of a run that a worker holds, from the event with the id `from` on.
     Resume {
         /// The job.
         job: String,
         /// The try.
         attempt: Attempt,
-        /// The first event that is missing, counted in the run.
+        /// Id of the first event that is missing.
         from: u64,
     },
 }

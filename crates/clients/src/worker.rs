@@ -97,7 +97,8 @@ impl WorkerClient {
         self.stream(Method::POST, "/execute", body).await
     }
 
-    /// The log of a run from its event number `from` (0 is its first) and on as it grows.
+    /// The log of a run from the event with the id `from` and on as it grows; an id before the
+    /// run's first means from the start.
     ///
     /// # Errors
     /// As [`Self::execute`]; a run the worker does not know is `JOB_NOT_FOUND` or `ATTEMPT_GONE`.

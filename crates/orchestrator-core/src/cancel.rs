@@ -50,13 +50,12 @@ impl Orchestrator {
         }
     }
 
-    /// The number of readers of a job's stream changed.
+    /// The number of readers of a job's stream changed. Not worth a commit of its own: it is
+    /// written with the job's next move, and a crash before that only lets the job go on.
     pub(crate) fn readers_changed(&mut self, job_id: JobId, readers: u32, turn: &mut Turn) {
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
         turn.jobs_touched.insert(job_id);
-        if job.set_readers(readers, turn.now) {
-            turn.save_job(job);
-        }
+        job.set_readers(readers, turn.now);
     }
 
     /// Does what is due about a job.

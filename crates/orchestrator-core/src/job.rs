@@ -143,14 +143,14 @@ impl Job {
         }
     }
 
-    /// Notes how many readers it has. Returns whether the row changed.
-    pub fn set_readers(&mut self, readers: u32, now: Time) -> bool {
+    /// Notes how many readers it has.
+    pub fn set_readers(&mut self, readers: u32, now: Time) {
         if readers > 0 {
             self.readerless_since = None;
-            return !std::mem::replace(&mut self.row.had_reader, true);
+            self.row.had_reader = true;
+        } else {
+            self.wait_for_reader(now);
         }
-        self.wait_for_reader(now);
-        false
     }
 
     /// Starts the grace of a job that ends without readers and had one.

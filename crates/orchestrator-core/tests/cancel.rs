@@ -99,6 +99,8 @@ fn a_job_whose_reader_left_is_cancelled_after_ten_seconds_and_a_restart_begins_t
     world.ready("w1", 1);
     world.event(Event::Submit(Submission { on_disconnect: OnDisconnect::Cancel, ..submission(1) }));
     world.event(Event::ReadersChanged { job_id: job(1), readers: 1 });
+    // The reader is written with the job's next move.
+    world.event(Event::FirstToken(run(1, 1, "w1", 1)));
     world.event(Event::ReadersChanged { job_id: job(1), readers: 0 });
     world.pass(5_000);
     world.restart();

@@ -44,26 +44,16 @@ impl Actions {
 
     /// Takes a run up again from the worker's own log, unless its stream is open or has given its
     /// last event.
-    pub fn resume_stream(
-        &self,
-        run: RunKey,
-        uri: &str,
-        secret: Option<&str>,
-        delay_ms: u64,
-        passed: bool,
-        standing: Option<&JobStanding>,
-    ) {
+    pub fn resume_stream(&self, run: RunKey, uri: &str, secret: Option<&str>, delay_ms: u64, passed: bool) {
         if self.is_relayed(&run) {
             return;
         }
-        let attempt = standing.and_then(|standing| standing.row.attempt.as_ref());
-        let Some(first) = attempt.map(|attempt| attempt.first_event_id) else { return };
         let (job, attempt) = (run.job_id.to_string(), run.attempt);
         let worker = self.workers.at(uri, secret);
-        self.start_relay(run, worker, passed, Duration::from_millis(delay_ms), |next| Source::Resume {
+        self.start_relay(run, worker, passed, Duration::from_millis(delay_ms), |from| Source::Resume {
             job,
             attempt,
-            from: next.saturating_sub(first),
+            from,
         });
     }
 
@@ -127,7 +117,9 @@ impl Actions {
         let broken = Arc::new(AtomicBool::new(false));
         let mark = Arc::clone(&broken);
         let task = self.runtime.spawn(async move {
-            tokio::time::sleep(delay).await;
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             let report = |event| {
                 mark.store(matches!(event, Event::StreamBroken { .. }), Ordering::Relaxed);
                 handle.report(event);

@@ -277,7 +277,7 @@ async fn events(
     *worker.shared.resumed.lock().unwrap() += 1;
     let run = worker.shared.runs.lock().unwrap().get(&(job, attempt)).cloned();
     let Some(run) = run else { return refused(ErrorDetail::new(ErrorCode::JobNotFound, "no such run")) };
-    let wanted = format!("id: {}\n", run.first_id + query.from);
+    let wanted = format!("id: {}\n", query.from.max(run.first_id));
     let at = run.frames.borrow().iter().position(|frame| frame.starts_with(wanted.as_bytes()));
     let at = at.unwrap_or_else(|| run.frames.borrow().len());
     worker.stream(run, at)

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use api_types::sampling::FieldProblem;
-use api_types::task::{OnDisconnect, TaskRequest};
+use api_types::task::{Durability, OnDisconnect, TaskRequest};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -25,6 +25,8 @@ pub struct Common {
     pub stop: Option<OneOrMany>,
     pub stream: Option<bool>,
     pub stream_options: Option<StreamOptions>,
+    /// An extension of ours: `memory` skips the disk, as on `/v2`.
+    pub durability: Option<Durability>,
 }
 
 /// How a stream is to look.
@@ -77,6 +79,7 @@ impl Common {
             seed: self.seed.map(i64::cast_unsigned),
             stop: self.stop.map(OneOrMany::into_vec).unwrap_or_default(),
             on_disconnect: Some(OnDisconnect::Cancel),
+            durability: self.durability,
             ..TaskRequest::default()
         })
     }
