@@ -140,6 +140,9 @@ fn list(connection: &Connection, filter: &Filter) -> Result<Vec<JobRow>, StoreEr
     let mut sql = format!("SELECT {JOB_COLUMNS} FROM jobs WHERE number < ?1");
     if filter.status.is_some() {
         sql.push_str(" AND status = ?2");
+        if filter.status.is_some_and(|status| !status.is_terminal()) {
+            sql.push_str(" AND ended_at IS NULL");
+        }
     } else {
         sql.push_str(" AND ?2 IS NULL");
     }

@@ -121,7 +121,8 @@ fn insert_job(
     transaction
         .prepare_cached("INSERT INTO streams (number, events, complete) VALUES (?1, ?2, 1)")?
         .execute((number, published))?;
-    Ok(())
+    // Numbers only grow, also after their jobs were deleted.
+    put_meta(transaction, "last_number", number)
 }
 
 fn update_job(transaction: &Transaction<'_>, row: &JobRow) -> Result<(), StoreError> {

@@ -1,13 +1,15 @@
--- Single facts that belong to no row: the largest time written, the next incarnation.
+-- Single facts that belong to no row: the largest time written, the largest job number ever given,
+-- the next incarnation.
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- Every job that is queued, runs, or ended within the retention. Times are UTC microseconds.
--- AUTOINCREMENT: a number is never given twice, also after its job was deleted.
+-- Each index costs every commit a page, so there is one for what has not ended (and for pruning),
+-- and lists walk back from the newest job.
 CREATE TABLE jobs (
-    number       INTEGER PRIMARY KEY AUTOINCREMENT,
+    number       INTEGER PRIMARY KEY,
     job_id       BLOB NOT NULL UNIQUE,
     status       TEXT NOT NULL,
     model        TEXT NOT NULL,
@@ -15,9 +17,7 @@ CREATE TABLE jobs (
     ended_at     INTEGER,
     detail       TEXT NOT NULL
 ) STRICT;
-CREATE INDEX jobs_by_status ON jobs (status, number);
-CREATE INDEX jobs_by_model ON jobs (model, number);
-CREATE INDEX jobs_by_end ON jobs (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX jobs_by_end ON jobs (ended_at);
 
 -- What was asked for. Erased by the commit that ends the job.
 CREATE TABLE requests (
