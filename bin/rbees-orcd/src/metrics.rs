@@ -1,6 +1,7 @@
 //! What is counted, with the names that dashboards and alerts use.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use api_types::TaskEvent;
@@ -32,8 +33,19 @@ pub struct Answered {
 
 /// All metrics of one daemon; a clone counts the same.
 #[derive(Clone)]
-pub struct Metrics {
-    registry: Arc<Registry>,
+pub struct Metrics(Arc<Figures>);
+
+impl Deref for Metrics {
+    type Target = Figures;
+
+    fn deref(&self) -> &Figures {
+        &self.0
+    }
+}
+
+/// What [`Metrics`] counts.
+pub struct Figures {
+    registry: Registry,
     /// Requests by route and status.
     pub requests: Family<Answered, Counter>,
     /// Jobs taken in, by `accepted`, `replayed`, `refused`.
@@ -75,8 +87,8 @@ impl fmt::Debug for Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 18));
-        let mut metrics = Self {
-            registry: Arc::default(),
+        let mut figures = Figures {
+            registry: Registry::default(),
             requests: Family::default(),
             submissions: Family::default(),
             jobs_ended: Family::default(),
@@ -93,12 +105,12 @@ impl Default for Metrics {
             workers: Gauge::default(),
             open_logs: Gauge::default(),
         };
-        metrics.registry = Arc::new(metrics.register());
-        metrics
+        figures.registry = figures.register();
+        Self(Arc::new(figures))
     }
 }
 
-impl Metrics {
+impl Figures {
     /// Everything in the text format of OpenMetrics.
     pub fn render(&self) -> String {
         let mut text = String::new();
