@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use api_types::ErrorDetail;
 use cli_kit::Printer;
-use clients::pool::{LocalPool, Pool};
+use clients::pool::{LocalPool, OrchestratorToken, Pool};
 use etcetera::BaseStrategy;
 use llama_orch_sdk::Client;
 
@@ -60,11 +60,21 @@ impl Context {
     /// A client of the orchestrator at `url`.
     pub fn client_of(&self, url: &str) -> Result<Client, ErrorDetail> {
         let client = Client::new(url);
-        let Some(path) = &self.config.token_file else {
-            return Ok(client);
-        };
+        Ok(match self.token()? {
+            Some(token) => client.with_token(token),
+            None => client,
+        })
+    }
+
+    /// What a worker presents that is started for the orchestrator of this command.
+    pub fn worker_token(&self) -> Result<Option<OrchestratorToken>, ErrorDetail> {
+        Ok(self.token()?.map(OrchestratorToken::new))
+    }
+
+    fn token(&self) -> Result<Option<String>, ErrorDetail> {
+        let Some(path) = &self.config.token_file else { return Ok(None) };
         let token = std::fs::read_to_string(path).map_err(|error| detail::file("read", path, &error))?;
-        Ok(client.with_token(token.trim()))
+        Ok(Some(token.trim().to_owned()))
     }
 
     /// The pool of this machine.

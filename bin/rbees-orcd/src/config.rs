@@ -67,6 +67,11 @@ impl Token {
     pub fn matches(&self, other: &str) -> bool {
         subtle::ConstantTimeEq::ct_eq(self.0.as_bytes(), other.as_bytes()).into()
     }
+
+    /// As a worker presents it that is started for us.
+    pub fn for_workers(&self) -> clients::pool::OrchestratorToken {
+        clients::pool::OrchestratorToken::new(&self.0)
+    }
 }
 
 impl Config {

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 async fn begin(args: Args) -> ExitCode {
     if !matches!(args.command, Command::Remote) {
         let printer = Printer::new(args.output.format());
-        return run(args, printer, Interrupt::signals()).await;
+        return run(args, None, printer, Interrupt::signals()).await;
     }
     let printer = Printer::new(args.output.format());
     match remote::read_request().await {
@@ -62,14 +62,14 @@ async fn run_remote(outer: &Args, request: api_types::pool::RemoteRequest, stdin
     if matches!(inner.command, Command::Remote) {
         return finish(&printer, Err(remote::nested()));
     }
-    run(inner, printer, Interrupt::signals_or_lost_caller(stdin)).await
+    run(inner, request.orchestrator_token, printer, Interrupt::signals_or_lost_caller(stdin)).await
 }
 
 /// Runs a command; an interruption drops it, which keeps part files and kills half-started workers.
-async fn run(args: Args, printer: Printer, mut interrupt: Interrupt) -> ExitCode {
+async fn run(args: Args, token: Option<String>, printer: Printer, mut interrupt: Interrupt) -> ExitCode {
     let progress = Arc::new(ProgressView::new(&printer));
     let outcome = tokio::select! {
-        outcome = command(&args, &printer, &progress) => outcome,
+        outcome = command(&args, token, &printer, &progress) => outcome,
         () = interrupt.wait() => Err(interrupt::error()),
     };
     progress.clear();
@@ -78,12 +78,13 @@ async fn run(args: Args, printer: Printer, mut interrupt: Interrupt) -> ExitCode
 
 async fn command(
     args: &Args,
+    orchestrator_token: Option<String>,
     printer: &Printer,
     progress: &Arc<ProgressView>,
 ) -> Result<ExitStatus, ErrorDetail> {
     let home = Home::open(args.home.as_deref())?;
     let shown = Arc::clone(progress);
-    let mut settings = Settings::from_env();
+    let mut settings = Settings { orchestrator_token, ..Settings::from_env() };
     if let Some(timeout) = args.command.timeout() {
         settings.spawn_timeout = timeout;
     }

@@ -64,6 +64,9 @@ pub struct Args {
     /// File with the secret that callers must present (or set RBEES_WORKER_SECRET).
     #[arg(long)]
     pub secret_file: Option<PathBuf>,
+    /// File with the token that the orchestrator asks for (or set RBEES_ORCHESTRATOR_TOKEN).
+    #[arg(long)]
+    pub orchestrator_token_file: Option<PathBuf>,
     /// End, once all runs have ended, when no orchestrator has answered for 60 s.
     #[arg(long)]
     pub exit_when_orphaned: bool,
@@ -112,24 +115,37 @@ pub struct Config {
     pub pool_id: Option<PoolId>,
     /// What callers must present.
     pub secret: Option<String>,
+    /// What the orchestrator asks for.
+    pub orchestrator_token: Option<String>,
     /// Whether to end without an orchestrator.
     pub exit_when_orphaned: bool,
     /// Capacity of a run's log, in bytes.
     pub run_log_bytes: usize,
 }
 
+/// Secrets that came by environment.
+#[derive(Clone, Default)]
+pub struct EnvSecrets {
+    /// `RBEES_WORKER_SECRET`.
+    pub callers: Option<String>,
+    /// `RBEES_ORCHESTRATOR_TOKEN`.
+    pub orchestrator: Option<String>,
+}
+
 impl Config {
-    /// Checks the flags. `env_secret` is the value of `RBEES_WORKER_SECRET`.
+    /// Checks the flags.
     ///
     /// # Errors
     /// `INVALID_CONFIG` with the flag that is wrong.
-    pub fn new(args: Args, env_secret: Option<String>) -> Result<Self, ErrorDetail> {
+    pub fn new(args: Args, env: EnvSecrets) -> Result<Self, ErrorDetail> {
         let model = args.model.ok_or_else(|| {
             invalid("model", "--model is missing; give the path of a GGUF file, or fake:NAME")
         })?;
         let fake = model.starts_with("fake:");
         let backend = args.backend.unwrap_or(if fake { Backend::Fake } else { Backend::Cpu });
-        let secret = secret(args.secret_file.as_deref(), env_secret)?;
+        let token_file = args.orchestrator_token_file.as_deref();
+        let orchestrator_token = secret("orchestrator-token-file", token_file, env.orchestrator)?;
+        let secret = secret("secret-file", args.secret_file.as_deref(), env.callers)?;
         if !args.bind.is_loopback() && secret.is_none() {
             return Err(invalid(
                 "bind",
@@ -159,6 +175,7 @@ impl Config {
             report: args.report,
             pool_id: args.pool_id,
             secret,
+            orchestrator_token,
             exit_when_orphaned: args.exit_when_orphaned,
             run_log_bytes: args.run_log_bytes.max(1024),
         })
@@ -192,10 +209,14 @@ fn url(flag: &'static str, url: Option<String>) -> Result<Option<String>, ErrorD
     }
 }
 
-fn secret(file: Option<&Path>, env: Option<String>) -> Result<Option<String>, ErrorDetail> {
+/// A secret from the file of `flag`, else from the environment.
+fn secret(
+    flag: &'static str,
+    file: Option<&Path>,
+    env: Option<String>,
+) -> Result<Option<String>, ErrorDetail> {
     let read = |path: &Path| {
-        std::fs::read_to_string(path)
-            .map_err(|error| invalid("secret-file", &format!("{}: {error}", path.display())))
+        std::fs::read_to_string(path).map_err(|error| invalid(flag, &format!("{}: {error}", path.display())))
     };
     let secret = match (file, env) {
         (Some(path), _) => read(path)?,
@@ -205,7 +226,7 @@ fn secret(file: Option<&Path>, env: Option<String>) -> Result<Option<String>, Er
     let secret = secret.trim().to_owned();
     if secret.len() < 16 || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
         let message = "the secret must have at least 16 printable ASCII characters and no space";
-        return Err(invalid("secret-file", message));
+        return Err(invalid(flag, message));
     }
     Ok(Some(secret))
 }
@@ -216,7 +237,7 @@ mod tests {
 
     fn config(flags: &[&str], secret: Option<&str>) -> Result<Config, ErrorDetail> {
         let args = Args::try_parse_from([&["rbees-workerd"], flags].concat()).expect("known flags");
-        Config::new(args, secret.map(str::to_owned))
+        Config::new(args, EnvSecrets { callers: secret.map(str::to_owned), orchestrator: None })
     }
 
     #[test]

@@ -5,12 +5,14 @@ use std::process::ExitCode;
 
 use api_types::ErrorDetail;
 use clap::Parser;
-use rbees_workerd::config::{Args, Command, Config};
+use rbees_workerd::config::{Args, Command, Config, EnvSecrets};
 use rbees_workerd::{capabilities, http, worker};
 use tracing_subscriber::EnvFilter;
 
 /// Holds the secret that callers must present.
 const SECRET: &str = "RBEES_WORKER_SECRET";
+/// Holds what this worker presents to its orchestrator.
+const ORCHESTRATOR_TOKEN: &str = "RBEES_ORCHESTRATOR_TOKEN";
 /// What is logged unless `RUST_LOG` says otherwise: llama.cpp's own lines only when they are errors.
 const LOG_FILTER: &str = "info,llama-cpp-2=error";
 
@@ -34,7 +36,11 @@ fn main() -> ExitCode {
     if cfg!(all(feature = "llama_cpp", unix)) {
         begin_again_with_sleeping_threads();
     }
-    match Config::new(args, std::env::var(SECRET).ok()) {
+    let secrets = EnvSecrets {
+        callers: std::env::var(SECRET).ok(),
+        orchestrator: std::env::var(ORCHESTRATOR_TOKEN).ok(),
+    };
+    match Config::new(args, secrets) {
         Ok(config) => serve(config),
         Err(error) => usage(&error),
     }

@@ -187,3 +187,14 @@ pub async fn report_failure(state: &WorkerState, client: &OrchestratorClient, er
         tokio::time::sleep(FIRST_PAUSE).await;
     }
 }
+
+/// Tells the orchestrator that this worker has drained and ends. Said once: a lease that is not
+/// renewed tells the same, a little later.
+pub async fn report_end(state: &WorkerState, client: &OrchestratorClient) {
+    let facts = state.facts();
+    let error = ErrorDetail::new(ErrorCode::ShuttingDown, "the worker has ended in order");
+    if let Err(error) = client.failed(&facts.worker_id, &FailedCall { instance: facts.instance, error }).await
+    {
+        tracing::debug!(event = "end_not_reported", %error);
+    }
+}

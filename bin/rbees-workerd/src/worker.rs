@@ -14,6 +14,7 @@ use engine::EngineError;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -96,13 +97,13 @@ async fn live(config: &Config, state: &Arc<WorkerState>) -> Outcome {
             return Outcome::Drained;
         }
     }
-    let orphaned = introduce(config, state);
+    let mut introduced = Introduced::start(config, state);
     let mut drain_wanted = state.drain_wanted();
     tokio::select! {
         broken = thread.ended() => return Outcome::Failed(broken),
         () = signals.next() => tracing::info!(event = "draining", reason = "signal"),
         _ = drain_wanted.wait_for(|wanted| *wanted) => tracing::info!(event = "draining", reason = "orchestrator"),
-        () = orphaned => tracing::info!(event = "draining", reason = "orphaned"),
+        () = introduced.orphaned() => tracing::info!(event = "draining", reason = "orphaned"),
     }
     state.draining();
     tokio::select! {
@@ -118,31 +119,49 @@ async fn live(config: &Config, state: &Arc<WorkerState>) -> Outcome {
     }
 }
 
-/// Starts telling others; the future ends when the worker is orphaned and is to end because of it.
-fn introduce(config: &Config, state: &Arc<WorkerState>) -> impl Future<Output = ()> + use<> {
-    if let Some(url) = config.callback_url.clone() {
-        tokio::spawn(register::call_back(Arc::clone(state), url));
+/// Tells others that the worker is there, for as long as this value lives: the last words must not
+/// be followed by another heartbeat.
+struct Introduced {
+    registering: Option<JoinHandle<()>>,
+}
+
+impl Introduced {
+    fn start(config: &Config, state: &Arc<WorkerState>) -> Self {
+        if let Some(url) = config.callback_url.clone() {
+            tokio::spawn(register::call_back(Arc::clone(state), url));
+        }
+        let registering = orchestrator(config).map(|client| {
+            let (state, exit) = (Arc::clone(state), config.exit_when_orphaned);
+            tokio::spawn(async move { register::keep_registered(&state, &client, exit).await })
+        });
+        Self { registering }
     }
-    let registering = config.orchestrator.clone().map(|url| {
-        let (state, exit) = (Arc::clone(state), config.exit_when_orphaned);
-        tokio::spawn(async move {
-            match OrchestratorClient::new(&url, None) {
-                Ok(client) => register::keep_registered(&state, &client, exit).await,
-                Err(error) => {
-                    tracing::error!(event = "no_client", %error);
-                    std::future::pending().await
-                }
-            }
-        })
-    });
-    async {
-        match registering {
+
+    /// Ends when the worker is orphaned and is to end because of it.
+    async fn orphaned(&mut self) {
+        match &mut self.registering {
             Some(task) => {
                 let _ = task.await;
             }
             None => std::future::pending().await,
         }
     }
+}
+
+impl Drop for Introduced {
+    fn drop(&mut self) {
+        if let Some(task) = &self.registering {
+            task.abort();
+        }
+    }
+}
+
+/// The orchestrator, where there is one to tell.
+fn orchestrator(config: &Config) -> Option<OrchestratorClient> {
+    let url = config.orchestrator.as_ref()?;
+    OrchestratorClient::new(url, config.orchestrator_token.clone())
+        .inspect_err(|error| tracing::error!(event = "no_client", %error))
+        .ok()
 }
 
 async fn idle(state: &WorkerState) {
@@ -153,11 +172,17 @@ async fn finish(config: &Config, state: &WorkerState, outcome: Outcome) -> ExitC
     match outcome {
         Outcome::Drained => {
             let begin = Instant::now();
-            while state.runs.readers() > 0 && begin.elapsed() < READERS_GRACE {
+            let client = orchestrator(config);
+            // An orchestrator acknowledges a run once its result is on disk.
+            let taken = || state.runs.readers() == 0 && (client.is_none() || state.runs.listed().is_empty());
+            while !taken() && begin.elapsed() < READERS_GRACE {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             if let Some(path) = &config.report {
                 report::write_or_warn(path, state);
+            }
+            if let Some(client) = client {
+                register::report_end(state, &client).await;
             }
             tracing::info!(event = "ended");
             ExitCode::SUCCESS
@@ -169,9 +194,7 @@ async fn finish(config: &Config, state: &WorkerState, outcome: Outcome) -> ExitC
                 report::write_or_warn(path, state);
             }
             state.runs.fail_all(&failure(error.clone()));
-            if let Some(client) =
-                config.orchestrator.as_ref().and_then(|url| OrchestratorClient::new(url, None).ok())
-            {
+            if let Some(client) = orchestrator(config) {
                 register::report_failure(state, &client, error).await;
             }
             ExitCode::FAILURE

@@ -219,6 +219,7 @@ struct Heard {
     forget: bool,
     drop_runs: Vec<RunRef>,
     drain: bool,
+    credential: Option<String>,
 }
 
 impl Orchestrator {
@@ -240,8 +241,14 @@ impl Orchestrator {
     }
 }
 
-async fn ready(State(this): State<Orchestrator>, Json(call): Json<ReadyCall>) -> Response {
+async fn ready(
+    State(this): State<Orchestrator>,
+    headers: axum::http::HeaderMap,
+    Json(call): Json<ReadyCall>,
+) -> Response {
+    let credential = headers.get("authorization").and_then(|value| value.to_str().ok());
     this.look(|heard| {
+        heard.credential = credential.map(str::to_owned);
         if heard.refuse_ready > 0 {
             heard.refuse_ready -= 1;
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
@@ -320,6 +327,22 @@ async fn a_drain_in_the_reply_ends_the_worker_in_order() {
     let mut worker = Worker::start("fake:bee", &["--orchestrator", &url]).await;
     orchestrator.look(|heard| heard.drain = true);
     assert_eq!(worker.exit().await.code(), Some(0));
+    let said = orchestrator.look(|heard| heard.failed.pop()).expect("a goodbye");
+    assert_eq!(said.error.code, ErrorCode::ShuttingDown);
+}
+
+#[tokio::test]
+async fn the_orchestrator_gets_the_token_of_the_file() {
+    let (orchestrator, url) = Orchestrator::start().await;
+    let token = "a token that is long enough".replace(' ', "-");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("token");
+    std::fs::write(&file, format!("{token}\n")).expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let worker =
+        Worker::start("fake:bee", &["--orchestrator", &url, "--orchestrator-token-file", file]).await;
+    until("it has registered", || async { worker.client.health().await.ok()?.incarnation }).await;
+    assert_eq!(orchestrator.look(|heard| heard.credential.clone()), Some(format!("Bearer {token}")));
 }
 
 #[tokio::test]

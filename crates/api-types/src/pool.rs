@@ -307,7 +307,7 @@ pub struct SpawnAccepted {
 
 /// What goes to the constant remote command `rbees-pool remote` on its standard input, one JSON
 /// object: no argument is ever read by a remote shell.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RemoteRequest {
     /// See [`crate::PROTOCOL`].
@@ -317,6 +317,21 @@ pub struct RemoteRequest {
     /// Width of the terminal that shows standard output; absent when a pipe or file takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<u16>,
+    /// What a worker that is started presents to its orchestrator. A secret: it stands here because
+    /// standard input is seen by nobody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orchestrator_token: Option<String>,
+}
+
+impl std::fmt::Debug for RemoteRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RemoteRequest")
+            .field("protocol", &self.protocol)
+            .field("args", &self.args)
+            .field("columns", &self.columns)
+            .field("has_orchestrator_token", &self.orchestrator_token.is_some())
+            .finish()
+    }
 }
 
 /// One line of progress on standard error under `--json`, as one JSON object per line.

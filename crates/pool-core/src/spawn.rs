@@ -16,6 +16,8 @@ pub const PORTS: (u16, u16) = (8001, 8999);
 pub const ENV_WORKER_ID: &str = "RBEES_POOL_WORKER_ID";
 /// Marks a process as a worker of a pool; holds the pool's home.
 pub const ENV_HOME: &str = "RBEES_POOL_HOME";
+/// Holds what a worker presents to its orchestrator.
+pub const ENV_ORCHESTRATOR_TOKEN: &str = "RBEES_ORCHESTRATOR_TOKEN";
 
 /// The model a worker is to load.
 #[derive(Debug, Clone, PartialEq, Eq)]

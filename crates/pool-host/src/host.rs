@@ -10,7 +10,7 @@ use gguf::Header;
 use pool_core::catalog::Registered;
 use pool_core::fit::{self, Load, Room, Shape};
 use pool_core::reconcile::{self, Action};
-use pool_core::spawn::{Device, Facts, ModelChoice, SpawnPlan, plan};
+use pool_core::spawn::{Device, ENV_ORCHESTRATOR_TOKEN, Facts, ModelChoice, SpawnPlan, plan};
 use pool_core::worker_record::{self, STOP_GRACE_MS};
 use pool_core::{Catalog, ModelRef, Registration};
 
@@ -32,6 +32,9 @@ pub struct Settings {
     pub spawn_timeout: Duration,
     /// How long a worker may take to end by itself.
     pub stop_grace: Duration,
+    /// What started workers present to their orchestrator; without one they inherit
+    /// `RBEES_ORCHESTRATOR_TOKEN` where it is set.
+    pub orchestrator_token: Option<String>,
 }
 
 impl Settings {
@@ -42,6 +45,7 @@ impl Settings {
             limits: Limits::default(),
             spawn_timeout: Duration::from_secs(600),
             stop_grace: Duration::from_millis(STOP_GRACE_MS),
+            orchestrator_token: None,
         }
     }
 }
@@ -279,8 +283,11 @@ impl Host {
         let chosen = self.choose_model(request).await?;
         let program = worker_binary::find()?;
         let built = worker_binary::capabilities(&program).await?;
-        let (plan, fit) =
+        let (mut plan, fit) =
             self.preflight(request, &chosen, program.to_string_lossy().into_owned(), built).await?;
+        if let Some(token) = &self.settings.orchestrator_token {
+            plan.env.push((ENV_ORCHESTRATOR_TOKEN.to_owned(), token.clone()));
+        }
         if let Some(fit) = fit.as_ref().filter(|fit| !fit.fits) {
             return Err(too_large(fit, &plan.device));
         }

@@ -80,12 +80,20 @@ fn token(layers: &Layers, problems: &mut Vec<Problem>) -> Option<Token> {
         return None;
     }
     let message = match std::fs::read_to_string(&set.text) {
-        Ok(text) if text.trim().len() >= MIN_TOKEN => return Some(Token(text.trim().to_owned())),
-        Ok(_) => format!("token_file {} holds no token of at least {MIN_TOKEN} characters", set.text),
+        Ok(text) if is_token(text.trim()) => return Some(Token(text.trim().to_owned())),
+        Ok(_) => format!(
+            "token_file {} holds no token of at least {MIN_TOKEN} printable ASCII characters without a space",
+            set.text
+        ),
         Err(error) => format!("token_file {} cannot be read: {error}", set.text),
     };
     problems.push(Problem { origin: set.origin, message });
     None
+}
+
+/// What fits into a header, and cannot be guessed soon.
+fn is_token(text: &str) -> bool {
+    text.len() >= MIN_TOKEN && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Other machines may only reach us with a credential, and never over an open line by accident.

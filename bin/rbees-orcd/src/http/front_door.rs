@@ -9,6 +9,7 @@ use api_types::{CorrelationId, ErrorCode, ErrorDetail};
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use clients::pool::OrchestratorToken;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, header};
 use tracing::Instrument;
@@ -41,6 +42,11 @@ impl Guard {
             addresses.insert(bound.ip());
         }
         Self { names: all, addresses, token }
+    }
+
+    /// What a worker that is started for us presents, where a token is asked for.
+    pub fn worker_token(&self) -> Option<OrchestratorToken> {
+        self.token.as_ref().map(Token::for_workers)
     }
 
     fn check(&self, request: &Request) -> Result<(), ErrorDetail> {
@@ -211,10 +217,14 @@ fn correlation_id(headers: &HeaderMap) -> CorrelationId {
     own.or_else(traced).unwrap_or_else(next_correlation_id)
 }
 
-/// The route's pattern; paths themselves hold ids and would make a metric per job.
+/// The route's pattern; paths themselves hold ids and would make a metric per job, and a stranger
+/// may make up methods without end.
 fn route_of(request: &Request) -> String {
     let matched = request.extensions().get::<MatchedPath>();
-    matched.map_or_else(|| "none".to_owned(), |path| format!("{} {}", request.method(), path.as_str()))
+    let method = request.method();
+    let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE].contains(method);
+    let method = if known { method.as_str() } else { "other" };
+    matched.map_or_else(|| "none".to_owned(), |path| format!("{method} {}", path.as_str()))
 }
 
 fn host_refused(message: &str) -> ErrorDetail {

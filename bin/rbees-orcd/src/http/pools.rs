@@ -93,6 +93,10 @@ pub async fn spawn_worker(
         return Err(ApiError::new(ErrorCode::NoCapacity, message));
     }
     let pool = app.pools.carrier(&row)?;
+    // Our own token is for us alone: a worker that registers elsewhere must not present it there.
+    let registers_here = request.orchestrator.as_ref().is_none_or(|url| url == app.pools.url());
+    let token = app.guard.worker_token().filter(|_| registers_here);
+    let pool = pool.with_orchestrator_token(token);
     let worker_id = worker_id(&app, &row, &request)?;
     let args = spawn_args(&app, &row.pool_id, &worker_id, request)?;
     let (directory, spawned) = (app.pools.clone(), worker_id.clone());

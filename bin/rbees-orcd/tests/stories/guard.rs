@@ -151,3 +151,19 @@ async fn more_connections_than_allowed_wait_for_a_place() {
     drop(first);
     assert!(second.await.starts_with("HTTP/1.1 200"));
 }
+
+#[tokio::test]
+async fn made_up_methods_make_one_metric_and_not_one_each() {
+    let daemon = Daemon::start().await;
+    for method in ["BREW", "STEEP", "POUR"] {
+        let text = raw(
+            &daemon,
+            &format!("{method} /v2/tasks HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"),
+        )
+        .await;
+        assert!(text.starts_with("HTTP/1.1 405 "), "{text}");
+    }
+    let metrics = raw(&daemon, "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+    assert!(metrics.contains("route=\"other /v2/tasks\",status=\"405\"} 3"), "{metrics}");
+    assert!(!metrics.contains("BREW"), "{metrics}");
+}

@@ -146,7 +146,12 @@ impl Drop for Worker {
 /// The binary with its fixed flags.
 pub fn command(model: &str, flags: &[&str], secret: Option<&str>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rbees-workerd"));
-    command.args(["--model", model]).args(flags).env_remove("RBEES_WORKER_SECRET").stderr(Stdio::null());
+    command
+        .args(["--model", model])
+        .args(flags)
+        .env_remove("RBEES_WORKER_SECRET")
+        .env_remove("RBEES_ORCHESTRATOR_TOKEN")
+        .stderr(Stdio::null());
     if let Some(secret) = secret {
         command.env("RBEES_WORKER_SECRET", secret);
     }

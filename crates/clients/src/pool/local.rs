@@ -10,6 +10,7 @@ use tokio::process::Command;
 
 use super::Sink;
 use super::process::converse;
+use super::token::OrchestratorToken;
 
 const PROGRAM: &str = "rbees-pool";
 
@@ -18,6 +19,7 @@ const PROGRAM: &str = "rbees-pool";
 pub struct LocalPool {
     program: PathBuf,
     home: Option<OsString>,
+    pub(super) token: Option<OrchestratorToken>,
 }
 
 impl LocalPool {
@@ -39,7 +41,7 @@ impl LocalPool {
 
     /// This `rbees-pool`.
     pub fn at(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), home: None }
+        Self { program: program.into(), home: None, token: None }
     }
 
     /// Lets it keep its files under `home`.

@@ -11,6 +11,7 @@ mod lines;
 mod local;
 mod process;
 mod ssh;
+mod token;
 
 use api_types::pool::{Progress, RemoteRequest};
 use api_types::{ErrorDetail, PROTOCOL};
@@ -20,6 +21,7 @@ pub use destination::{Destination, RepoDir};
 pub use lines::LineBuffer;
 pub use local::LocalPool;
 pub use ssh::{SshPool, SshSettings};
+pub use token::OrchestratorToken;
 
 /// Takes bytes of one output as they arrive.
 pub type Sink<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
@@ -53,6 +55,17 @@ impl Pool {
         Ok(Self::Ssh(SshPool::new(destination.parse()?, repo_dir, SshSettings::from_env())))
     }
 
+    /// Hands `token` to the workers that are started through this value: on standard input and from
+    /// there by environment, never as an argument.
+    #[must_use]
+    pub fn with_orchestrator_token(mut self, token: Option<OrchestratorToken>) -> Self {
+        match &mut self {
+            Self::Local(pool) => pool.token = token,
+            Self::Ssh(pool) => pool.token = token,
+        }
+        self
+    }
+
     /// Runs `rbees-pool` with `args` and passes its output on as it arrives. Gives its exit code.
     ///
     /// Dropping the future ends the command.
@@ -80,7 +93,12 @@ impl Pool {
         on_stdout: Sink<'_>,
         on_stderr: Sink<'_>,
     ) -> Result<u8, ErrorDetail> {
-        let request = RemoteRequest { protocol: PROTOCOL, args: args.to_vec(), columns };
+        let token = match self {
+            Self::Local(pool) => &pool.token,
+            Self::Ssh(pool) => &pool.token,
+        };
+        let orchestrator_token = token.as_ref().map(|token| token.reveal().to_owned());
+        let request = RemoteRequest { protocol: PROTOCOL, args: args.to_vec(), columns, orchestrator_token };
         match self {
             Self::Local(pool) => pool.run(&request, on_stdout, on_stderr).await,
             Self::Ssh(pool) => pool.run(&request, on_stdout, on_stderr).await,

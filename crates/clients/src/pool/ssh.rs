@@ -10,6 +10,7 @@ use tokio::process::Command;
 
 use super::diagnose::{Diagnosis, diagnose};
 use super::process::converse;
+use super::token::OrchestratorToken;
 use super::{Destination, RepoDir, Sink};
 
 /// Printed by the remote side before anything else of ours; what a login shell prints before it
@@ -83,12 +84,13 @@ pub struct SshPool {
     destination: Destination,
     repo_dir: Option<RepoDir>,
     settings: SshSettings,
+    pub(super) token: Option<OrchestratorToken>,
 }
 
 impl SshPool {
     /// The pool behind `destination`.
     pub fn new(destination: Destination, repo_dir: Option<RepoDir>, settings: SshSettings) -> Self {
-        Self { destination, repo_dir, settings }
+        Self { destination, repo_dir, settings, token: None }
     }
 
     /// Where it is.

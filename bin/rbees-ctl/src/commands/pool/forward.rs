@@ -34,7 +34,11 @@ pub async fn run(context: &Context, group: &str, args: ForwardArgs) -> Outcome {
         Some(host) => context.pool(host)?,
         None => context.local_pool()?,
     };
-    name_orchestrator(context, host.as_deref(), &mut call).await;
+    let pool = if name_orchestrator(context, host.as_deref(), &mut call).await {
+        pool.with_orchestrator_token(context.worker_token()?)
+    } else {
+        pool
+    };
     // `--json` may stand among the arguments of the pool, where only it reads them.
     if !context.printer.is_json() && wants_json(&call) {
         let printer = Printer::new(Format::Json);
@@ -98,19 +102,24 @@ fn write_line(line: &[u8]) {
     let _ = stderr.write_all(line).and_then(|()| stderr.write_all(b"\n"));
 }
 
-/// Tells a new worker where to register, unless the command line does.
-async fn name_orchestrator(context: &Context, host: Option<&str>, call: &mut Vec<String>) {
+/// Tells a new worker where to register, unless the command line does. Says whether it registers at
+/// the orchestrator of this command, whose token it then needs.
+async fn name_orchestrator(context: &Context, host: Option<&str>, call: &mut Vec<String>) -> bool {
     let spawns = call.iter().filter(|arg| !arg.starts_with('-')).take(2).eq(["worker", "spawn"]);
     let named = call.iter().any(|arg| arg.starts_with("--orchestrator"));
     let helps = call.iter().any(|arg| matches!(arg.as_str(), "--help" | "-h" | "--"));
-    if !spawns || named || helps {
-        return;
+    if !spawns || helps {
+        return false;
     }
     let endpoint = context.endpoint();
+    if named {
+        return call.iter().any(|arg| arg.rsplit('=').next() == Some(endpoint));
+    }
     if host.is_some() && is_loopback(endpoint) {
-        return context.printer.warn(format!(
+        context.printer.warn(format!(
             "the worker will not register by itself: {endpoint} cannot be reached from another machine; name an address of this one with --orchestrator"
         ));
+        return false;
     }
     let answers = match context.client() {
         Ok(client) => client.health().await.is_ok(),
@@ -119,6 +128,7 @@ async fn name_orchestrator(context: &Context, host: Option<&str>, call: &mut Vec
     if answers {
         call.extend(["--orchestrator".to_owned(), endpoint.to_owned()]);
     }
+    answers
 }
 
 fn is_loopback(url: &str) -> bool {

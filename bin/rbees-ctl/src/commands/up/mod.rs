@@ -139,7 +139,8 @@ impl Up<'_> {
             Some(worker) => worker,
             None => {
                 started.spawning_since(&self.pool).await?;
-                let worker = worker::spawn(&self.pool, &model.spawned_as, url, view).await?;
+                let pool = self.pool.clone().with_orchestrator_token(self.context.worker_token()?);
+                let worker = worker::spawn(&pool, &model.spawned_as, url, view).await?;
                 view.note(format!("worker {worker} serves {}", model.served_as));
                 started.spawned(worker.clone());
                 worker
