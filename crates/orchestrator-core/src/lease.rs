@@ -127,7 +127,8 @@ impl Orchestrator {
         worker.gone = Some(Gone { at: turn.now, state, by_silence });
         let error = gone_error(worker, turn.now);
         turn.workers_touched.insert(worker_id.clone());
-        let has_drained = worker.row.draining && state == WorkerState::Failed;
+        let said_so = worker.failure.as_ref().is_some_and(|error| error.code == ErrorCode::ShuttingDown);
+        let has_drained = state == WorkerState::Failed && (worker.row.draining || said_so);
         self.lose_runs(worker_id, &error, turn);
         if has_drained {
             self.forget_worker(worker_id, turn);
