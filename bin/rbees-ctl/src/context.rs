@@ -82,10 +82,18 @@ impl Context {
         Ok(Pool::Local(LocalPool::find()?.with_home(self.home()?)))
     }
 
-    /// The pool called `name`: one of the configuration by name or address, else an SSH destination.
+    /// Whether `name` means this machine's own pool: its name in the orchestrator's registry, unless
+    /// the configuration gives it to another machine.
+    pub fn is_local(&self, name: &str) -> bool {
+        name == "local" && self.config.pool(name).is_none()
+    }
+
+    /// The pool called `name`: one of the configuration by name or address, else `local` for this
+    /// machine's own (its name in the orchestrator's registry), else an SSH destination.
     pub fn pool(&self, name: &str) -> Result<Pool, ErrorDetail> {
         match self.config.pool(name) {
             Some((_, pool)) => Pool::ssh(&pool.address, pool.repo_dir.as_deref()),
+            None if self.is_local(name) => self.local_pool(),
             None => Pool::ssh(name, None),
         }
     }

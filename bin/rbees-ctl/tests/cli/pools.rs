@@ -67,6 +67,15 @@ fn the_pool_of_this_machine_is_the_program_beside() {
 }
 
 #[test]
+fn local_names_the_pool_of_this_machine_as_the_orchestrator_does() {
+    let program = Program::install().with_script("rbees-pool", FAKE_POOL);
+    let run = program.run(&["pool", "models", "catalog", "--host", "local"]);
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""));
+    let request: api_types::pool::RemoteRequest = serde_json::from_str(&run.out).expect("the request");
+    assert_eq!(request.args, ["models", "catalog"]);
+}
+
+#[test]
 fn a_pool_is_added_listed_used_by_name_and_removed() {
     let (program, sshd) = installed();
     program.configure("# mine\n");

@@ -115,7 +115,8 @@ async fn name_orchestrator(context: &Context, host: Option<&str>, call: &mut Vec
     if named {
         return call.iter().any(|arg| arg.rsplit('=').next() == Some(endpoint));
     }
-    if host.is_some() && is_loopback(endpoint) {
+    let elsewhere = host.is_some_and(|host| !context.is_local(host));
+    if elsewhere && is_loopback(endpoint) {
         context.printer.warn(format!(
             "the worker will not register by itself: {endpoint} cannot be reached from another machine; name an address of this one with --orchestrator"
         ));
