@@ -1,6 +1,7 @@
 //! The one way to standard output and standard error.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::builder::styling::{AnsiColor, Style};
@@ -14,7 +15,8 @@ const MIN_COLUMNS: u16 = 20;
 /// Prints data to standard output and everything else to standard error.
 ///
 /// When the reader of standard output has gone, what follows is dropped without a word;
-/// [`Printer::is_closed`] tells a streaming command that it may stop.
+/// [`Printer::is_closed`] tells a streaming command that it may stop. Data that was lost for another
+/// reason, such as a full disk, is a failure: see [`Printer::lost`].
 #[derive(Debug)]
 pub struct Printer {
     format: Format,
@@ -22,19 +24,20 @@ pub struct Printer {
     columns: Option<u16>,
     remote: bool,
     closed: AtomicBool,
+    lost: OnceLock<io::Error>,
 }
 
 impl Printer {
     /// A printer for this process's own standard output.
     pub fn new(format: Format) -> Self {
         let columns = io::stdout().is_terminal().then(terminal_columns);
-        Self { format, columns, remote: false, closed: AtomicBool::new(false) }
+        Self { format, columns, remote: false, closed: AtomicBool::new(false), lost: OnceLock::new() }
     }
 
     /// A printer whose output is shown on somebody else's terminal of this width, or in their
     /// pipe when `None`.
     pub fn for_remote(format: Format, columns: Option<u16>) -> Self {
-        Self { format, columns, remote: true, closed: AtomicBool::new(false) }
+        Self { format, columns, remote: true, closed: AtomicBool::new(false), lost: OnceLock::new() }
     }
 
     /// How data is printed.
@@ -60,6 +63,11 @@ impl Printer {
     /// Whether the reader of standard output has gone.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Why data could not be written, where the reason is not that nobody reads it any more.
+    pub fn lost(&self) -> Option<&io::Error> {
+        self.lost.get()
     }
 
     /// Prints `value` as JSON, or the table made of it.
@@ -108,8 +116,11 @@ impl Printer {
             return;
         }
         let mut out = io::stdout().lock();
-        if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
+        if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
             self.closed.store(true, Ordering::Relaxed);
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                let _ = self.lost.set(error);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use api_types::ErrorDetail;
+use api_types::{ErrorCode, ErrorDetail};
 use clap::builder::styling::AnsiColor;
 
 use crate::printer::{labelled, note};
@@ -22,8 +22,17 @@ pub fn report(printer: &Printer, error: &ErrorDetail) -> ExitStatus {
     error.into()
 }
 
-/// The end of `main`: an outcome becomes an exit code, a failure is told first.
+/// The end of `main`: an outcome becomes an exit code, a failure is told first. A command whose data
+/// could not be written has failed.
 pub fn finish(printer: &Printer, outcome: Result<ExitStatus, ErrorDetail>) -> ExitCode {
+    let outcome = match (outcome, printer.lost()) {
+        (Ok(ExitStatus::Ok), Some(error)) => {
+            let message = format!("standard output could not be written: {error}");
+            Err(ErrorDetail::new(ErrorCode::StorageFailed, message)
+                .with_hint("make room where the output goes, then run the command again"))
+        }
+        (outcome, _) => outcome,
+    };
     outcome.unwrap_or_else(|error| report(printer, &error)).into()
 }
 

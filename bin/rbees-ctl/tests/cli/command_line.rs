@@ -133,3 +133,14 @@ fn a_reader_that_leaves_early_is_not_an_error() {
     let run = Run::of(child.wait_with_output().expect("it ends"));
     assert_eq!((run.code, run.err.as_str()), (Some(0), ""));
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn data_that_cannot_be_written_is_a_failure() {
+    let program = Program::install();
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    let output = program.command(&["pool", "list"]).stdout(full).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("standard output could not be written"), "{told}");
+}
