@@ -151,7 +151,7 @@ impl Store {
             jobs: self.load_jobs(keys_since)?,
             workers: self.load_workers(next_incarnation.unwrap_or(Incarnation(1)))?,
             pools: self.load_pools()?,
-            last_number: self.meta("last_number")?.and_then(|number| u64::try_from(number).ok()).unwrap_or(0),
+            last_number: self.last_number()?,
             next_incarnation,
             decisions: self.load_decisions()?,
         };
@@ -200,6 +200,15 @@ impl Store {
     fn meta(&self, key: &str) -> Result<Option<i64>, StoreError> {
         let mut statement = self.connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
         Ok(statement.query_row([key], |row| row.get(0)).optional()?)
+    }
+
+    /// The largest job number ever given. A row that is there counts whatever the note says: a number
+    /// given twice would end the daemon at its next commit.
+    fn last_number(&self) -> Result<u64, StoreError> {
+        let noted = self.meta("last_number")?;
+        let held: Option<i64> =
+            self.connection.query_row("SELECT max(number) FROM jobs", [], |row| row.get(0))?;
+        Ok(noted.max(held).and_then(|number| u64::try_from(number).ok()).unwrap_or(0))
     }
 
     fn load_jobs(&self, keys_since: Time) -> Result<Vec<orchestrator_core::JobRow>, StoreError> {

@@ -85,3 +85,21 @@ async fn a_reader_learns_of_the_end_when_all_events_were_lost() {
     assert_eq!(names(&frames), ["error"]);
     assert_eq!(daemon.until_status(&job, "failed").await["error"]["code"], "WORKER_LOST");
 }
+
+#[tokio::test]
+async fn numbers_go_on_after_the_jobs_that_are_there() {
+    let daemon = Daemon::start().await;
+    let worker = Worker::start(&daemon.url(""), &["a"]).await;
+    let job = daemon.submit(json!({ "prompt": "x" })).await;
+    let Daemon { home, server, http } = daemon;
+    server.crash().await;
+    let file = rusqlite::Connection::open(home.path().join("orchestrator.db")).expect("opened");
+    file.execute("DELETE FROM meta WHERE key = 'last_number'", []).expect("forgotten");
+    drop(file);
+    let daemon = Daemon::open(home, http).await;
+    worker.register(&daemon.url("")).await;
+    worker.allow(usize::MAX);
+    let next = daemon.submit(json!({ "prompt": "x" })).await;
+    assert_ne!(job, next);
+    daemon.until_status(&next, "completed").await;
+}
