@@ -20,6 +20,7 @@ macro_rules! stories {
 stories! {
     an_answer_streams_and_is_kept,
     messages_go_through_the_chat_template,
+    the_whole_stack_says_what_the_worker_says_directly,
     a_killed_orchestrator_takes_a_greedy_stream_up_again,
     a_killed_orchestrator_takes_a_drawn_stream_up_again,
     queued_jobs_outlive_a_killed_orchestrator,
@@ -80,6 +81,28 @@ async fn messages_go_through_the_chat_template(engine: Engine) {
     let (job, _) = cluster.run(json!({"messages": messages, "max_tokens": 8, "temperature": 0})).await;
     let end = cluster.task(job).await.end.expect("figures");
     assert_eq!(json!(end.tokens_in), counted["count"], "the template's tokens are counted");
+}
+
+/// That the worker says what its engine says is the worker's own test.
+async fn the_whole_stack_says_what_the_worker_says_directly(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let inputs = [
+        json!({"prompt": "The three colours of the flag of France are"}),
+        json!({"messages": [{"role": "user", "content": "Name three fruits."}]}),
+    ];
+    for mut task in inputs {
+        task["max_tokens"] = json!(32);
+        task["temperature"] = json!(0);
+        let (job, relayed) = cluster.run(task.clone()).await;
+        task["job_id"] = json!("by-hand");
+        let execute = format!("{}/execute", cluster.workers[0].uri);
+        let answer = cluster.http.post(execute).json(&task).send().await.expect("the worker answers");
+        let direct = e2e::Stream::new(answer).read_to_end().await;
+        assert_eq!(relayed.tokens(), direct.tokens());
+        let Some(TaskEvent::End(end)) = direct.last() else { panic!("it ends: {direct:?}") };
+        let through = cluster.task(job).await.end.expect("figures");
+        assert_eq!((through.tokens_in, through.stop_reason), (end.tokens_in, end.stop_reason));
+    }
 }
 
 async fn a_killed_orchestrator_takes_a_greedy_stream_up_again(engine: Engine) {
