@@ -185,3 +185,6 @@ impl Batch {
         Some(Left { slot, generation: occupant.generation, finish })
     }
 }
+
+#[cfg(test)]
+mod tests;

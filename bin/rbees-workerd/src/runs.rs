@@ -13,6 +13,13 @@ use crate::run_log::RunLog;
 
 /// How long the log of an ended run is kept when nobody acknowledges it.
 pub const KEPT_AFTER_END: Duration = Duration::from_secs(600);
+/// Logs of ended runs that are kept at once; beyond that the one that ended first is forgotten.
+/// An orchestrator acknowledges each, so only callers that never do can reach this.
+pub const KEPT_ENDED: usize = 4096;
+/// Jobs whose highest attempt is remembered, besides those whose log is here. Beyond that the job
+/// seen longest ago is forgotten: its old attempts would run again if anybody still sent one.
+/// An orchestrator never does, because it does not send an attempt twice once its log is gone.
+pub const REMEMBERED_JOBS: usize = 65_536;
 /// The attempt of a run that was started without one (by a person with curl).
 pub const BY_HAND: Attempt = Attempt(0);
 
@@ -74,15 +81,56 @@ pub struct Runs {
 #[derive(Debug, Default)]
 struct Table {
     runs: BTreeMap<(String, Attempt), Entry>,
-    /// The highest attempt seen per job, for the life of the process.
-    highest: HashMap<String, Attempt>,
+    highest: Highest,
     draining: bool,
+}
+
+/// The highest attempt seen per job; of [`REMEMBERED_JOBS`] jobs.
+#[derive(Debug, Default)]
+struct Highest {
+    by_job: HashMap<String, Seen>,
+    /// Jobs by when their highest attempt came.
+    by_age: BTreeMap<u64, String>,
+    count: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    attempt: Attempt,
+    number: u64,
+}
+
+impl Highest {
+    fn get(&self, job_id: &str) -> Option<Attempt> {
+        self.by_job.get(job_id).map(|seen| seen.attempt)
+    }
+
+    /// Remembers an attempt, and forgets the oldest job when there are too many.
+    fn set(&mut self, job_id: &str, attempt: Attempt) {
+        self.remove(job_id);
+        self.count += 1;
+        self.by_job.insert(job_id.to_owned(), Seen { attempt, number: self.count });
+        self.by_age.insert(self.count, job_id.to_owned());
+        if self.by_job.len() > REMEMBERED_JOBS
+            && let Some((_, oldest)) = self.by_age.pop_first()
+        {
+            self.by_job.remove(&oldest);
+        }
+    }
+
+    fn remove(&mut self, job_id: &str) {
+        if let Some(seen) = self.by_job.remove(job_id) {
+            self.by_age.remove(&seen.number);
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Entry {
     run: Arc<Run>,
     digest: u64,
+    /// The highest attempt of the job before this one.
+    before: Option<Attempt>,
     /// Since when it holds no slot.
     ended: Option<Instant>,
 }
@@ -130,6 +178,7 @@ impl Runs {
     }
 
     /// Gives the slot of a run back. Called once per started run, before its last event is logged.
+    /// Forgets the log that ended first when there are more than [`KEPT_ENDED`].
     pub fn finish(&self, run: &Run) {
         let mut table = self.lock();
         let key = (run.job_id.clone(), run.attempt);
@@ -137,6 +186,7 @@ impl Runs {
             && std::ptr::eq(Arc::as_ptr(&entry.run), run)
         {
             entry.ended = Some(Instant::now());
+            table.forget_oldest_ended();
         }
         self.busy.send_modify(|busy| *busy = busy.saturating_sub(1));
     }
@@ -146,9 +196,12 @@ impl Runs {
         let mut table = self.lock();
         let key = (run.job_id.clone(), run.attempt);
         if table.runs.get(&key).is_some_and(|entry| std::ptr::eq(Arc::as_ptr(&entry.run), run)) {
-            table.runs.remove(&key);
-            if table.highest.get(&run.job_id) == Some(&run.attempt) {
-                table.highest.remove(&run.job_id);
+            let before = table.runs.remove(&key).and_then(|entry| entry.before);
+            if table.highest.get(&run.job_id) == Some(run.attempt) {
+                match before {
+                    Some(before) => table.highest.set(&run.job_id, before),
+                    None => table.highest.remove(&run.job_id),
+                }
             }
         }
     }
@@ -161,7 +214,7 @@ impl Runs {
         let table = self.lock();
         match table.runs.get(&(job_id.to_owned(), attempt)) {
             Some(entry) => Ok(Arc::clone(&entry.run)),
-            None if table.highest.get(job_id).is_some_and(|highest| *highest >= attempt) => {
+            None if table.highest.get(job_id).is_some_and(|highest| highest >= attempt) => {
                 Err(attempt_gone(attempt))
             }
             None => Err(ErrorDetail::new(
@@ -256,6 +309,18 @@ impl Runs {
 }
 
 impl Table {
+    /// Keeps the number of ended logs within its bound.
+    fn forget_oldest_ended(&mut self) {
+        if self.runs.len() <= KEPT_ENDED {
+            return;
+        }
+        let ended = self.runs.iter().filter_map(|(key, entry)| Some((entry.ended?, key)));
+        let oldest = if ended.clone().count() > KEPT_ENDED { ended.min() } else { None };
+        if let Some(key) = oldest.map(|(_, key)| key.clone()) {
+            self.runs.remove(&key);
+        }
+    }
+
     /// The run that a claim repeats, if there is one.
     fn find(&self, claim: &Claim<'_>) -> Result<Option<Arc<Run>>, ErrorDetail> {
         let attempt = claim.attempt.unwrap_or(BY_HAND);
@@ -269,8 +334,8 @@ impl Table {
             return Ok(Some(Arc::clone(&entry.run)));
         }
         match (claim.attempt, self.highest.get(claim.job_id)) {
-            (Some(asked), Some(highest)) if asked < *highest => Err(stale_attempt(asked, *highest)),
-            (Some(asked), Some(highest)) if asked == *highest => Err(attempt_gone(asked)),
+            (Some(asked), Some(highest)) if asked < highest => Err(stale_attempt(asked, highest)),
+            (Some(asked), Some(highest)) if asked == highest => Err(attempt_gone(asked)),
             _ => Ok(None),
         }
     }
@@ -283,10 +348,11 @@ impl Table {
             log: RunLog::new(claim.first_event_id, log_bytes),
             cancelled: AtomicBool::new(false),
         });
-        let entry = Entry { run: Arc::clone(&run), digest: claim.digest, ended: None };
+        let before = self.highest.get(claim.job_id);
+        let entry = Entry { run: Arc::clone(&run), digest: claim.digest, before, ended: None };
         self.runs.insert((claim.job_id.to_owned(), attempt), entry);
         if attempt != BY_HAND {
-            self.highest.insert(claim.job_id.to_owned(), attempt);
+            self.highest.set(claim.job_id, attempt);
         }
         run
     }
@@ -399,6 +465,43 @@ mod tests {
         runs.sweep(Instant::now() + KEPT_AFTER_END + Duration::from_secs(1));
         let listed = runs.listed();
         assert_eq!(listed.iter().map(|run| run.job_id.as_str()).collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn a_run_that_never_began_leaves_the_attempts_before_it_known() {
+        let runs = Runs::new(1, 1000);
+        let first = started(runs.admit(&claim("j", Some(1), 7)));
+        runs.finish(&first);
+        assert!(runs.acknowledge("j", Attempt(1)));
+        let second = started(runs.admit(&claim("j", Some(2), 7)));
+        runs.forget(&second);
+        runs.finish(&second);
+        assert_eq!(code(runs.admit(&claim("j", Some(1), 7))), ErrorCode::AttemptGone);
+        started(runs.admit(&claim("j", Some(2), 7)));
+    }
+
+    #[test]
+    fn kept_logs_are_bounded_and_the_one_that_ended_first_goes() {
+        let runs = Runs::new(2, 1000);
+        let _running = started(runs.admit(&claim("running", Some(1), 7)));
+        for job in 0..=KEPT_ENDED {
+            runs.finish(&started(runs.admit(&claim(&job.to_string(), Some(1), 7))));
+        }
+        assert_eq!(runs.listed().len(), KEPT_ENDED + 1);
+        assert_eq!(runs.get("0", Attempt(1)).expect_err("no log").code, ErrorCode::AttemptGone);
+        assert!(runs.get("1", Attempt(1)).is_ok() && runs.get("running", Attempt(1)).is_ok());
+    }
+
+    #[test]
+    fn remembered_attempts_are_bounded_and_the_oldest_job_goes() {
+        let mut highest = Highest::default();
+        for job in 0..=REMEMBERED_JOBS {
+            highest.set(&job.to_string(), Attempt(1));
+            highest.set("busy", Attempt(2));
+        }
+        assert_eq!((highest.by_job.len(), highest.by_age.len()), (REMEMBERED_JOBS, REMEMBERED_JOBS));
+        assert_eq!((highest.get("0"), highest.get("1")), (None, None));
+        assert_eq!((highest.get("2"), highest.get("busy")), (Some(Attempt(1)), Some(Attempt(2))));
     }
 
     #[test]

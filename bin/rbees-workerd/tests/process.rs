@@ -42,6 +42,12 @@ async fn every_bad_input_has_its_code_and_field() {
         (r#"{"job_id":"j","prompt":"x","temperature":3}"#, 422, "INVALID_FIELD", Some("temperature")),
         (r#"{"job_id":"j","prompt":"x","attempt":0}"#, 422, "INVALID_FIELD", Some("attempt")),
         (r#"{"job_id":"j","prompt":"x","stop":[""]}"#, 422, "INVALID_FIELD", Some("stop.0")),
+        (
+            r#"{"job_id":"j","prompt":"x","first_event_id":18446744073709551615}"#,
+            422,
+            "INVALID_FIELD",
+            Some("first_event_id"),
+        ),
         (r#"{"job_id":"j","prompt":"x","time_limit_ms":0}"#, 422, "INVALID_FIELD", Some("time_limit_ms")),
         (r#"{"job_id":"j","prompt":"x","model":"other"}"#, 404, "MODEL_NOT_FOUND", Some("model")),
         (r#"{"job_id":"j","prompt":"x","incarnation":1}"#, 409, "STALE_INCARNATION", None),

@@ -27,6 +27,9 @@ const MAX_JOB_ID: usize = 128;
 /// Longest time a run may be given, in milliseconds: one day.
 const MAX_TIME_LIMIT_MS: u64 = 86_400_000;
 
+/// Highest id of a run's first event, so that the ids after it stay exact in every JSON reader.
+const MAX_FIRST_EVENT_ID: u64 = 1 << 52;
+
 static DIGEST_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// Runs one attempt of a job and streams its events. The same job, attempt and body again gives the
@@ -203,6 +206,10 @@ fn check(request: &ExecuteRequest) -> Result<(), FieldProblem> {
     if request.time_limit_ms == Some(0) {
         let message = "time_limit_ms is 0; allowed is 1 or more";
         return Err(FieldProblem::new("time_limit_ms", "out_of_range", message));
+    }
+    if request.first_event_id.is_some_and(|id| id > MAX_FIRST_EVENT_ID) {
+        let message = format!("first_event_id is too large; allowed is 0 to {MAX_FIRST_EVENT_ID}");
+        return Err(FieldProblem::new("first_event_id", "out_of_range", message));
     }
     check_input("prompt", request.prompt.as_deref(), request.messages.as_deref())?;
     if request.prompt.as_deref() == Some("") {
