@@ -178,7 +178,8 @@ struct Taken {
 }
 
 impl Taken {
-    /// On a card: what its free memory fell by. On the processor: weights and KV cache by size.
+    /// On a card: what its free memory fell by. On the processor: the resident memory of the
+    /// process, where the system tells it; elsewhere weights and KV cache by size.
     fn measure(
         backend: Backend,
         devices: &[LlamaBackendDevice],
@@ -188,9 +189,12 @@ impl Taken {
         options: &LoadOptions,
     ) -> Result<Self, EngineError> {
         if library_name(backend).is_none() {
-            let tokens = u64::from(context_length) * u64::from(options.slots);
-            let kv = header.kv_bytes_per_token(2).unwrap_or(0).saturating_mul(tokens);
-            return Ok(Self { vram: 0, ram: header.tensor_bytes().saturating_add(kv) });
+            let by_size = || {
+                let tokens = u64::from(context_length) * u64::from(options.slots);
+                let kv = header.kv_bytes_per_token(2).unwrap_or(0).saturating_mul(tokens);
+                header.tensor_bytes().saturating_add(kv)
+            };
+            return Ok(Self { vram: 0, ram: resident_bytes().unwrap_or_else(by_size) });
         }
         let now = list_llama_ggml_backend_devices();
         let same: Vec<LlamaBackendDevice> =
@@ -205,6 +209,14 @@ impl Taken {
         }
         Ok(Self { vram, ram: 0 })
     }
+}
+
+/// Memory of this process that is in use, mapped files included, in bytes.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 fn model_info(

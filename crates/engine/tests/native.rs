@@ -40,6 +40,8 @@ fn real_model_headers_agree_with_the_engine() {
         let info = engine.info();
         assert_eq!((info.architecture.as_str(), info.chat_template.is_some()), (architecture, template));
         assert_eq!(info.quantization, header.quantization());
+        let cache = header.kv_bytes_per_token(2).unwrap_or(0) * 2 * 512;
+        assert!(info.ram_bytes >= header.tensor_bytes() + cache, "{name}: {} bytes", info.ram_bytes);
         assert!(info.devices.len() == 1 && info.devices[0].starts_with("CPU"), "{:?}", info.devices);
         assert!(!info.end_tokens.is_empty() && !info.control_texts.is_empty());
     }

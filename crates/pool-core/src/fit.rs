@@ -10,8 +10,15 @@ const MIB: u64 = 1 << 20;
 pub const DEFAULT_SLOTS: u32 = 4;
 /// Tokens of context per slot when nobody says how many; models with less give what they have.
 pub const DEFAULT_CONTEXT: u32 = 4096;
-/// Tokens that the engine computes in one step at most; its buffers grow with it.
-const STEP_TOKENS: u64 = 512;
+/// Tokens of one step that the engine reserves buffers for.
+const RESERVED_ROWS: u64 = 512;
+/// Prompt tokens that a worker gives to one step: alone, and beside slots that generate.
+const PREFILL_ROWS: u64 = 128;
+const PREFILL_ROWS_BESIDE_DECODE: u64 = 64;
+/// The program itself and its threads.
+const PROCESS_BYTES: u64 = 24 * MIB;
+/// Text, index and attributes of one token of the vocabulary.
+const BYTES_PER_TOKEN_TEXT: u64 = 160;
 
 /// What is to be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,11 +73,15 @@ pub struct Room {
 
 /// What a load needs, and whether the room has it with the margin.
 ///
-/// The estimate is of the high side: KV cache in 16 bits for all layers at full context, as the
-/// engine allocates it, and buffers for one step over the widest of the layers and the vocabulary.
+/// KV cache in 16 bits for all layers, slots and tokens of context: the engine takes it whole when
+/// it loads. What a step needs besides differs: on a card its reserve is taken whole too, on a CPU
+/// only what steps have touched becomes memory, and a worker's steps are smaller than the reserve.
 pub fn check(load: &Load<'_>, room: &Room) -> Fit {
     let kv_bytes = kv_bytes(load.shape, load.slots, load.context);
-    let overhead_bytes = overhead_bytes(load.shape);
+    let step = if room.device == "cpu" { touched_step_bytes(load) } else { reserved_step_bytes(load.shape) };
+    let overhead_bytes = step
+        .saturating_add(PROCESS_BYTES)
+        .saturating_add(load.shape.vocabulary.saturating_mul(BYTES_PER_TOKEN_TEXT));
     let needed_bytes = load.weights_bytes.saturating_add(kv_bytes).saturating_add(overhead_bytes);
     let margin_bytes = margin(room.total_bytes);
     Fit {
@@ -98,13 +109,23 @@ fn kv_bytes(shape: Shape, slots: u32, context: u32) -> u64 {
     cells.saturating_mul(shape.kv_bytes_per_token)
 }
 
-fn overhead_bytes(shape: Shape) -> u64 {
+/// Activations of a full step, over the widest of the layers and the vocabulary.
+fn reserved_step_bytes(shape: Shape) -> u64 {
     let widest = shape.vocabulary.max(shape.feed_forward.saturating_mul(2));
-    let step = STEP_TOKENS
-        .saturating_mul(widest.saturating_add(shape.embedding.saturating_mul(4)))
-        .saturating_mul(4);
-    // The process itself, its threads and the tokenizer.
-    step.saturating_add(96 * MIB).saturating_add(shape.vocabulary.saturating_mul(128))
+    RESERVED_ROWS.saturating_mul(widest.saturating_add(shape.embedding.saturating_mul(4))).saturating_mul(4)
+}
+
+/// Activations of the largest step that a worker takes, its attention mask over all cells of the
+/// cache (in 32 and in 16 bits), and scores for every slot (where computed, and where read).
+fn touched_step_bytes(load: &Load<'_>) -> u64 {
+    let slots = u64::from(load.slots);
+    let rows = PREFILL_ROWS.max(PREFILL_ROWS_BESIDE_DECODE.saturating_add(slots));
+    let wide =
+        load.shape.feed_forward.saturating_mul(2).saturating_add(load.shape.embedding.saturating_mul(4));
+    let activations = rows.saturating_mul(wide).saturating_mul(4);
+    let mask = rows.saturating_mul(slots).saturating_mul(u64::from(load.context)).saturating_mul(6);
+    let scores = slots.saturating_mul(load.shape.vocabulary).saturating_mul(8);
+    activations.saturating_add(mask).saturating_add(scores)
 }
 
 /// The context to offer when nobody says: what the model was trained for, up to the default.
@@ -133,6 +154,34 @@ mod tests {
         assert_eq!(fit.kv_bytes, 23_040 * 4 * 2048);
         assert_eq!(fit.needed_bytes, fit.weights_bytes + fit.kv_bytes + fit.overhead_bytes);
         assert!(fit.fits);
+    }
+
+    /// Resident memory of real workers after long prompts, against what was to be expected.
+    #[test]
+    fn on_a_cpu_the_prediction_is_just_above_what_workers_use() {
+        let gemma =
+            Shape { kv_bytes_per_token: 18_432, embedding: 640, feed_forward: 2048, vocabulary: 262_144 };
+        for (shape, weights_bytes, slots, context, used_mib) in [
+            (shape(), 98_362_432, 4, 4096, 488),
+            (shape(), 98_362_432, 1, 512, 139),
+            (gemma, 253_113_024, 4, 4096, 608),
+        ] {
+            let load = Load { model: "m", shape, weights_bytes, slots, context };
+            let needed = check(&load, &room(4 << 30)).needed_bytes;
+            assert!(
+                (used_mib..used_mib + used_mib / 20).contains(&(needed / MIB)),
+                "{} {used_mib}",
+                needed / MIB
+            );
+        }
+    }
+
+    #[test]
+    fn on_a_card_the_whole_reserve_of_a_step_counts() {
+        let load = Load { model: "m", shape: shape(), weights_bytes: 1, slots: 1, context: 512 };
+        let card = Room { device: "cuda:0".into(), ..room(4 << 30) };
+        assert!(check(&load, &card).overhead_bytes > 512 * 49_152 * 4);
+        assert!(check(&load, &room(4 << 30)).overhead_bytes < check(&load, &card).overhead_bytes);
     }
 
     #[test]
