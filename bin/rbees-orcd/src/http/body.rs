@@ -98,7 +98,7 @@ fn refused(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) 
         return not_json(bytes, cause);
     }
     let text = without_position(&cause.to_string());
-    let path = error.path().to_string();
+    let path = dotted(error.path());
     let unknown = text.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
     let (reason, field) = match unknown {
         Some((name, _)) => ("unknown_field", join(&path, name)),
@@ -139,6 +139,19 @@ fn hint(unknown: Option<(&str, &str)>) -> String {
         Some((_, known)) => format!("did you mean `{known}`?"),
         None => "GET /openapi.json describes every request".to_owned(),
     }
+}
+
+/// A path as every other refusal writes it: `messages.0.content`; `.` for the body itself.
+fn dotted(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let parts = path.iter().map(|segment| match segment {
+        Segment::Seq { index } => index.to_string(),
+        Segment::Map { key } => key.clone(),
+        Segment::Enum { variant } => variant.clone(),
+        Segment::Unknown => "?".to_owned(),
+    });
+    let text = parts.collect::<Vec<_>>().join(".");
+    if text.is_empty() { ".".to_owned() } else { text }
 }
 
 /// The path of `name` inside `path`, whose last part serde may already have named.

@@ -73,7 +73,7 @@ fn rows() -> Vec<Row> {
         invalid(
             "wrong type deep down",
             json!({ "messages": [{ "role": "user", "content": 7 }] }),
-            "messages[0].content",
+            "messages.0.content",
         ),
         invalid("a negative number", json!({ "prompt": "x", "max_tokens": -1 }), "max_tokens"),
         invalid("max_tokens 0", json!({ "prompt": "x", "max_tokens": 0 }), "max_tokens"),
