@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use api_types::{ErrorCode, ErrorDetail, PoolId, WorkerId};
 use clap::{Parser, Subcommand};
 use engine::{Backend, LoadOptions};
 
 use crate::listen::Ports;
+use crate::register::Orphaned;
 
 /// One model per process behind HTTP.
 #[derive(Debug, Clone, Parser)]
@@ -31,7 +33,7 @@ pub struct Args {
     /// cpu, cuda, metal, vulkan or fake [default: cpu, or fake for a fake model].
     #[arg(long)]
     pub backend: Option<Backend>,
-    /// Numbers of the GPUs to use [default: 0].
+    /// Numbers of the GPUs to use, with the backend of a GPU [default: 0].
     #[arg(long, value_delimiter = ',')]
     pub gpu: Vec<u32>,
     /// Address to listen on.
@@ -68,8 +70,11 @@ pub struct Args {
     #[arg(long)]
     pub orchestrator_token_file: Option<PathBuf>,
     /// End, once all runs have ended, when no orchestrator has answered for 60 s.
-    #[arg(long)]
+    #[arg(long, requires = "orchestrator")]
     pub exit_when_orphaned: bool,
+    /// Milliseconds of the orchestrator's silence after which the worker counts as orphaned.
+    #[arg(long, hide = true, default_value_t = 60_000)]
+    pub orphaned_after_ms: u64,
     /// Bytes of events a run may have unacknowledged before it pauses.
     #[arg(long, default_value_t = 8 * 1024 * 1024)]
     pub run_log_bytes: usize,
@@ -77,7 +82,7 @@ pub struct Args {
     #[arg(long)]
     pub capabilities: bool,
     /// Print as JSON.
-    #[arg(long)]
+    #[arg(long, requires = "capabilities")]
     pub json: bool,
 }
 
@@ -117,8 +122,8 @@ pub struct Config {
     pub secret: Option<String>,
     /// What the orchestrator asks for.
     pub orchestrator_token: Option<String>,
-    /// Whether to end without an orchestrator.
-    pub exit_when_orphaned: bool,
+    /// What to do without an orchestrator.
+    pub orphaned: Orphaned,
     /// Capacity of a run's log, in bytes.
     pub run_log_bytes: usize,
 }
@@ -143,6 +148,10 @@ impl Config {
         })?;
         let fake = model.starts_with("fake:");
         let backend = args.backend.unwrap_or(if fake { Backend::Fake } else { Backend::Cpu });
+        if !args.gpu.is_empty() && matches!(backend, Backend::Cpu | Backend::Fake) {
+            return Err(invalid("gpu", &format!("--gpu names a card, and the backend is {backend}"))
+                .with_hint("add --backend cuda, metal or vulkan, or leave --gpu out"));
+        }
         let token_file = args.orchestrator_token_file.as_deref();
         let orchestrator_token = secret("orchestrator-token-file", token_file, env.orchestrator)?;
         let secret = secret("secret-file", args.secret_file.as_deref(), env.callers)?;
@@ -176,7 +185,10 @@ impl Config {
             pool_id: args.pool_id,
             secret,
             orchestrator_token,
-            exit_when_orphaned: args.exit_when_orphaned,
+            orphaned: Orphaned {
+                after: Duration::from_millis(args.orphaned_after_ms),
+                exit: args.exit_when_orphaned,
+            },
             run_log_bytes: args.run_log_bytes.max(1024),
         })
     }
@@ -245,9 +257,10 @@ mod tests {
         let fake = config(&["--model", "fake:bee?seed=1"], None).expect("good");
         assert_eq!((fake.model_name.as_str(), fake.load.backend), ("bee", Backend::Fake));
         assert!(fake.worker_id.as_str().starts_with("worker-fake-"));
-        let file = config(&["--model", "models/tiny.gguf", "--gpu", "1,2"], None).expect("good");
+        let file = config(&["--model", "models/tiny.gguf"], None).expect("good");
         assert_eq!((file.model_name.as_str(), file.load.backend), ("tiny", Backend::Cpu));
-        assert_eq!(file.load.gpus, [1, 2]);
+        let cards = ["--model", "tiny.gguf", "--backend", "cuda", "--gpu", "1,2"];
+        assert_eq!(config(&cards, None).expect("good").load.gpus, [1, 2]);
     }
 
     #[test]
@@ -261,6 +274,11 @@ mod tests {
     #[test]
     fn wrong_flags_are_named() {
         assert_eq!(config(&[], None).expect_err("no model").field.as_deref(), Some("model"));
+        let card = config(&["--model", "tiny.gguf", "--gpu", "0"], None).expect_err("on the CPU");
+        assert_eq!(card.field.as_deref(), Some("gpu"), "never the CPU instead");
+        for alone in ["--json", "--exit-when-orphaned"] {
+            assert!(Args::try_parse_from(["rbees-workerd", "--model", "fake:a", alone]).is_err(), "{alone}");
+        }
         let odd = ["--model", "fake:a", "--orchestrator-url", "localhost:8080"];
         assert_eq!(config(&odd, None).expect_err("no scheme").field.as_deref(), Some("orchestrator"));
     }

@@ -13,17 +13,15 @@ use crate::state::WorkerState;
 /// The first pause after a call that failed; each further one is twice as long, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(10);
-/// A worker whose orchestrator has been silent for this long is orphaned.
-const ORPHANED: Duration = Duration::from_secs(60);
 /// How often the last words of a failed worker are tried.
 const LAST_WORDS: u32 = 3;
 
 /// Registers, sends heartbeats and registers again when it is no longer known.
 ///
-/// Returns only with `exit_when_orphaned`, when no orchestrator has answered for a minute. A drain
-/// that the orchestrator asks for goes to [`WorkerState::want_drain`].
-pub async fn keep_registered(state: &WorkerState, client: &OrchestratorClient, exit_when_orphaned: bool) {
-    let mut contact = Contact { heard: Instant::now(), warned: false, exit_when_orphaned };
+/// Returns only when no orchestrator has answered for as long as `orphaned` says, and it says to
+/// exit then. A drain that the orchestrator asks for goes to [`WorkerState::want_drain`].
+pub async fn keep_registered(state: &WorkerState, client: &OrchestratorClient, orphaned: Orphaned) {
+    let mut contact = Contact { heard: Instant::now(), warned: false, orphaned };
     loop {
         let Some((incarnation, every)) = introduce(state, client, &mut contact).await else {
             return;
@@ -35,11 +33,20 @@ pub async fn keep_registered(state: &WorkerState, client: &OrchestratorClient, e
     }
 }
 
+/// What a worker without an orchestrator does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Orphaned {
+    /// The silence after which it counts as orphaned.
+    pub after: Duration,
+    /// Whether it ends then, once its runs have ended; otherwise it goes on calling.
+    pub exit: bool,
+}
+
 /// When the orchestrator was last heard of.
 struct Contact {
     heard: Instant,
     warned: bool,
-    exit_when_orphaned: bool,
+    orphaned: Orphaned,
 }
 
 impl Contact {
@@ -50,14 +57,14 @@ impl Contact {
 
     /// Whether to give up. Says once that the worker is orphaned.
     fn lost(&mut self) -> bool {
-        if self.heard.elapsed() < ORPHANED {
+        if self.heard.elapsed() < self.orphaned.after {
             return false;
         }
         if !self.warned {
             self.warned = true;
             tracing::warn!(event = "orphaned", silent_s = self.heard.elapsed().as_secs());
         }
-        self.exit_when_orphaned
+        self.orphaned.exit
     }
 }
 

@@ -131,8 +131,8 @@ impl Introduced {
             tokio::spawn(register::call_back(Arc::clone(state), url));
         }
         let registering = orchestrator(config).map(|client| {
-            let (state, exit) = (Arc::clone(state), config.exit_when_orphaned);
-            tokio::spawn(async move { register::keep_registered(&state, &client, exit).await })
+            let (state, orphaned) = (Arc::clone(state), config.orphaned);
+            tokio::spawn(async move { register::keep_registered(&state, &client, orphaned).await })
         });
         Self { registering }
     }

@@ -370,3 +370,21 @@ async fn the_callback_is_tried_until_it_is_taken() {
     assert_eq!((call.status, call.facts.uri), (WorkerStatus::Ready, worker.uri.clone()));
     assert_eq!(call.facts.pool_id.map(|id| id.to_string()).as_deref(), Some("mac"));
 }
+
+#[tokio::test]
+async fn an_orphan_ends_only_where_it_was_told_to_and_after_its_runs() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", nobody.local_addr().expect("bound"));
+    drop(nobody);
+    let flags = ["--orchestrator", url.as_str(), "--orphaned-after-ms", "1000"];
+    let stays = Worker::start("fake:bee", &flags).await;
+    let mut goes =
+        Worker::start("fake:bee?pace_ms=20", &[&flags[..], &["--exit-when-orphaned"]].concat()).await;
+    let request = request("j", "hello", 150);
+    let mut stream = Stream::of(goes.client.execute(&request).await.expect("accepted"));
+    goes.wait_for(WorkerStatus::Draining).await;
+    let (_, end) = finished(&stream.rest().await);
+    assert_eq!(end.tokens_out, 150, "the run went on to its end");
+    assert!(goes.exit().await.success());
+    assert_eq!(stays.client.health().await.expect("alive").status, WorkerStatus::Ready);
+}
