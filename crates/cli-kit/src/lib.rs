@@ -16,5 +16,5 @@ pub use flags::{Format, OutputArgs};
 pub use printer::Printer;
 pub use progress::ProgressView;
 pub use report::{finish, report};
-pub use size::{human_bytes, human_duration, human_gb};
+pub use size::{human_bytes, human_count, human_duration, human_gb};
 pub use table::{Table, plain_text};

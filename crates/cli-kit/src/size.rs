@@ -27,6 +27,11 @@ pub fn human_gb(bytes: u64) -> String {
     format!("{:.1} GB", bytes as f64 / 1e9)
 }
 
+/// How many there are of something, in words: `1 worker`, `2 workers`.
+pub fn human_count(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 /// A span of time: `40 us`, `340 ms`, `2.1 s`, `3 min 05 s`, `2 h 07 min`.
 pub fn human_duration(span: Duration) -> String {
     let seconds = span.as_secs();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use api_types::pool::PoolStatus;
 use api_types::{ErrorCode, ErrorDetail};
 use clap::Args;
-use cli_kit::{ExitStatus, Table, human_bytes};
+use cli_kit::{ExitStatus, Table, human_bytes, human_count};
 use clients::pool::Pool;
 use futures_util::future::join_all;
 use llama_orch_sdk::{Client, Error, OrchestratorHealth, WorkerView};
@@ -121,8 +121,11 @@ fn orchestrator_row(orchestrator: &OrchestratorStatus) -> (String, String) {
     match (&orchestrator.health, &orchestrator.error) {
         (Some(health), _) => {
             let details = format!(
-                "{} workers, {} pools, {} jobs queued, version {}",
-                health.workers, health.pools, health.queue_depth, health.version
+                "{}, {}, {} queued, version {}",
+                human_count(health.workers, "worker"),
+                human_count(health.pools, "pool"),
+                human_count(health.queue_depth, "job"),
+                health.version
             );
             (word_of(&health.status), details)
         }
@@ -139,8 +142,10 @@ fn pool_row(pool: &PoolAnswer) -> (&'static str, String) {
             let free = human_bytes(status.hardware.ram_available_bytes);
             let gpus = status.hardware.gpus.len();
             let details = format!(
-                "{} workers, {downloaded} models, {gpus} GPUs, {free} memory free, {}",
-                status.workers.len(),
+                "{}, {}, {}, {free} memory free, {}",
+                human_count(status.workers.len() as u64, "worker"),
+                human_count(downloaded as u64, "model"),
+                human_count(gpus as u64, "GPU"),
                 status.binary
             );
             ("reachable", details)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use api_types::ErrorDetail;
 use api_types::pool::PoolStatus;
-use cli_kit::{human_bytes, human_duration};
+use cli_kit::{human_bytes, human_count, human_duration};
 
 use super::Check;
 use crate::context::Context;
@@ -114,7 +114,7 @@ async fn orchestrator(context: &Context, home: &Path) -> Check {
     match (health, holder(home)) {
         (Ok(health), _) => Check::ok(
             "orchestrator",
-            format!("{endpoint}: {} workers, version {}", health.workers, health.version),
+            format!("{endpoint}: {}, version {}", human_count(health.workers, "worker"), health.version),
         ),
         (Err(_), Ok(Holder::Running(running))) if !same_address(&running.url, endpoint) => Check::warn(
             "orchestrator",

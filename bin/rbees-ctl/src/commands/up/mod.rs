@@ -153,6 +153,9 @@ impl Up<'_> {
     /// What happens once the first answer is there.
     async fn after(&self, answer: &FirstAnswer, started: &mut Started) -> Outcome {
         answer.print(&self.context.printer);
+        if self.args.once {
+            self.context.printer.note("--once: stopping now; `rbees up` keeps this address alive");
+        }
         if self.args.once || self.args.detach || started.is_nothing() {
             return Ok(ExitStatus::Ok);
         }
