@@ -168,7 +168,7 @@ fn started(state: &WorkerState, run: &Run) -> TaskEvent {
         model: facts.model,
         worker_id: facts.worker_id,
         attempt: run.attempt,
-        started_at: jiff::Timestamp::now().to_string(),
+        started_at: format!("{:.3}", jiff::Timestamp::now()),
     }
 }
 
