@@ -67,6 +67,18 @@ fn a_worker_lives_from_spawn_to_stop() {
 }
 
 #[test]
+fn one_id_is_one_worker_also_when_two_start_it_at_once() {
+    let pool = pool();
+    let _stopping = Stopping(&pool);
+    let spawn = ["worker", "spawn", "--model", "fake:bee?load_ms=300", "--worker-id", "worker-fake-twin"];
+    let both: Vec<_> = (0..2).map(|_| pool.command(&spawn).spawn().expect("it starts")).collect();
+    let outcomes: Vec<bool> =
+        both.into_iter().map(|mut one| one.wait().expect("it ends").success()).collect();
+    assert_eq!(outcomes.iter().filter(|success| **success).count(), 1, "{outcomes:?}");
+    assert_eq!(workers(&pool).len(), 1);
+}
+
+#[test]
 fn a_killed_worker_shows_as_gone_until_it_is_cleaned_up() {
     let pool = pool();
     let _stopping = Stopping(&pool);

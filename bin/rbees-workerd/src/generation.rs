@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use api_types::event::{RunEnd, RunMetrics, StopReason, TaskEvent};
 use api_types::sampling::Sampling;
-use api_types::{ErrorCode, ErrorDetail};
+use api_types::{CorrelationId, ErrorCode, ErrorDetail};
 use engine::sampler::Sampler;
 use engine::{Token, Tokenizer};
 
@@ -32,6 +32,8 @@ pub struct Job {
     pub deadline: Option<Instant>,
     /// When `/execute` arrived.
     pub accepted: Instant,
+    /// Ties its log lines to the request that asked for it.
+    pub correlation_id: Option<CorrelationId>,
 }
 
 /// How a run ended.
@@ -157,11 +159,28 @@ impl Generation {
     pub fn end(mut self, finish: Finish, now: Instant) {
         let rest = self.text.finish();
         self.log(rest);
+        self.tell_operator(&finish);
         let event = match finish {
             Finish::Stopped(stop_reason) => TaskEvent::End(self.figures(stop_reason, now)),
             Finish::Failed(error) => failure(error),
         };
         self.job.run.log.append(&event);
+    }
+
+    fn tell_operator(&self, finish: &Finish) {
+        let outcome = match finish {
+            Finish::Stopped(reason) => format!("{reason:?}"),
+            Finish::Failed(error) => error.code.to_string(),
+        };
+        tracing::info!(
+            event = "run_ended",
+            job_id = self.job.run.job_id,
+            attempt = self.job.run.attempt.0,
+            correlation_id = self.job.correlation_id.as_ref().map(CorrelationId::as_str),
+            tokens_in = self.job.prompt.len(),
+            tokens_out = self.out,
+            outcome,
+        );
     }
 
     /// Tokens generated so far.

@@ -76,6 +76,11 @@ impl Home {
         self.workers().join(format!("{id}.report.json"))
     }
 
+    /// Held by whoever starts the worker of this id.
+    pub fn spawn_lock(&self, id: &WorkerId) -> PathBuf {
+        self.workers().join(format!("{id}.lock"))
+    }
+
     /// Logs of workers.
     pub fn logs(&self) -> PathBuf {
         self.0.join("logs")

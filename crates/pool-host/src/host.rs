@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use api_types::pool::{CatalogModel, Fit, Hardware, PoolStatus, SpawnRequest, WorkerRecord};
 use api_types::worker::WorkerCapabilities;
-use api_types::{ErrorCode, ErrorDetail, PROTOCOL};
+use api_types::{ErrorCode, ErrorDetail, PROTOCOL, WorkerId};
 use gguf::Header;
 use pool_core::catalog::Registered;
 use pool_core::fit::{self, Load, Room, Shape};
@@ -16,6 +16,7 @@ use pool_core::{Catalog, ModelRef, Registration};
 
 use crate::download::{Downloader, Limits};
 use crate::errors::{blocking, internal, storage};
+use crate::files::Lock;
 use crate::home::Home;
 use crate::hub::HubSettings;
 use crate::models::Verified;
@@ -257,7 +258,7 @@ impl Host {
     }
 
     fn old_log(&self, id: &str) -> Option<PathBuf> {
-        let id: api_types::WorkerId = id.parse().ok()?;
+        let id: WorkerId = id.parse().ok()?;
         Some(self.home.logs().join(format!("{id}.log"))).filter(|path| path.is_file())
     }
 
@@ -291,14 +292,16 @@ impl Host {
         if let Some(fit) = fit.as_ref().filter(|fit| !fit.fits) {
             return Err(too_large(fit, &plan.device));
         }
+        let lock = self.home.spawn_lock(&plan.worker_id);
+        let starting = Lock::try_take(&lock)?.ok_or_else(|| id_taken(&plan.worker_id))?;
         if self.workers()?.iter().any(|worker| worker.worker_id == plan.worker_id) {
-            let message = format!("there is already a worker {}", plan.worker_id);
-            return Err(ErrorDetail::new(ErrorCode::InvalidField, message)
-                .with_field("worker_id")
-                .with_hint(format!("rbees-pool worker stop {}", plan.worker_id)));
+            return Err(id_taken(&plan.worker_id));
         }
         let predicted = fit.map(|fit| fit.needed_bytes);
-        spawn::spawn(&self.home, &plan, predicted, self.settings.spawn_timeout, &self.progress).await
+        let spawned =
+            spawn::spawn(&self.home, &plan, predicted, self.settings.spawn_timeout, &self.progress).await;
+        drop(starting);
+        spawned
     }
 
     async fn preflight(
@@ -378,6 +381,15 @@ impl Host {
         };
         Ok(Chosen { choice, header, weights_bytes: model.size_bytes })
     }
+}
+
+fn id_taken(id: &WorkerId) -> ErrorDetail {
+    ErrorDetail::new(
+        ErrorCode::InvalidField,
+        format!("there is already a worker {id}, or it is being started"),
+    )
+    .with_field("worker_id")
+    .with_hint(format!("give another --worker-id, or first: rbees-pool worker stop {id}"))
 }
 
 /// A worker that could be built.

@@ -28,6 +28,7 @@ pub fn write(home: &Home, record: &WorkerRecord) -> Result<(), ErrorDetail> {
 /// `STORAGE_FAILED`.
 pub fn remove(home: &Home, id: &WorkerId) -> Result<(), ErrorDetail> {
     files::remove(&home.report(id))?;
+    files::remove(&home.spawn_lock(id))?;
     files::remove(&home.record(id))
 }
 

@@ -143,3 +143,21 @@ async fn a_drained_worker_finishes_and_leaves() {
     assert!(matches!(received.last(), Some(TaskEvent::End(_))));
     assert!(cluster.workers[0].daemon.ended().await.success());
 }
+
+#[tokio::test]
+async fn one_correlation_id_runs_through_answers_and_every_programs_log() {
+    let cluster = Cluster::start(Engine::Fake, 1).await;
+    let task = json!({"model": "fake-bee", "prompt": "a prompt that no log may hold", "max_tokens": 4, "temperature": 0});
+    let request =
+        cluster.http.post(cluster.url("/v2/tasks")).header("X-Correlation-Id", "honey-42").json(&task);
+    let accepted = cluster.send(request).await.expect("accepted");
+    assert_eq!(accepted["correlation_id"], "honey-42");
+    let job = accepted["job_id"].as_str().expect("an id").parse().expect("a job id");
+    cluster.events(job, None).await.read_to_end().await.assert_whole();
+    let logs = || [cluster.orchestrator.log(), cluster.workers[0].daemon.log()];
+    until("both programs logged it", || async {
+        logs().iter().all(|log| log.lines().any(|line| line.contains("honey-42"))).then_some(())
+    })
+    .await;
+    assert!(logs().iter().all(|log| !log.contains("no log may hold")), "prompts stay out of logs");
+}

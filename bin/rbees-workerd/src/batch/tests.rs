@@ -43,6 +43,7 @@ impl World {
             seed: 1,
             deadline: None,
             accepted: Instant::now(),
+            correlation_id: None,
         };
         (job, run)
     }

@@ -8,7 +8,8 @@ use api_types::event::TaskEvent;
 use api_types::sampling::FieldProblem;
 use api_types::task::ChatMessage;
 use api_types::worker::ExecuteRequest;
-use api_types::{Attempt, ErrorBody, ErrorCode, ErrorDetail};
+use api_types::{Attempt, CorrelationId, ErrorBody, ErrorCode, ErrorDetail};
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use engine::Token;
@@ -48,9 +49,10 @@ static DIGEST_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 )]
 pub async fn execute(
     State(state): State<Arc<WorkerState>>,
+    correlation: Option<Extension<CorrelationId>>,
     JsonBody(request): JsonBody<ExecuteRequest>,
 ) -> Result<Response, ApiError> {
-    let accepted = Instant::now();
+    let caller = Caller { accepted: Instant::now(), correlation_id: correlation.map(|found| found.0) };
     check(&request).map_err(ErrorDetail::from)?;
     state.model()?;
     check_model(&state, request.model.as_deref())?;
@@ -64,7 +66,7 @@ pub async fn execute(
         Admission::Joined(run) => run,
         Admission::Started(run) => {
             // In a task of its own: a client that leaves now must not leave a slot taken.
-            let starting = tokio::spawn(start(state, request, Arc::clone(&run), accepted));
+            let starting = tokio::spawn(start(state, request, Arc::clone(&run), caller));
             let started = starting.await.map_err(|_| internal("the run could not be started"))?;
             started?;
             run
@@ -73,14 +75,20 @@ pub async fn execute(
     Ok(stream(run, first_event_id))
 }
 
+/// Who asked, and when.
+struct Caller {
+    accepted: Instant,
+    correlation_id: Option<CorrelationId>,
+}
+
 /// Makes the prompt and hands the job to the decode thread; otherwise undoes the admission.
 async fn start(
     state: Arc<WorkerState>,
     request: ExecuteRequest,
     run: Arc<Run>,
-    accepted: Instant,
+    caller: Caller,
 ) -> Result<(), ErrorDetail> {
-    let prepared = prepare(&state, request, Arc::clone(&run), accepted).await;
+    let prepared = prepare(&state, request, Arc::clone(&run), caller).await;
     let handed = prepared.and_then(|job| {
         run.log.append(&started(&state, &run));
         let sent = state.model()?.commands.send(Command::Start(Box::new(job)));
@@ -97,7 +105,7 @@ async fn prepare(
     state: &WorkerState,
     request: ExecuteRequest,
     run: Arc<Run>,
-    accepted: Instant,
+    Caller { accepted, correlation_id }: Caller,
 ) -> Result<Job, ErrorDetail> {
     let prompts = Arc::clone(&state.model()?.prompts);
     let context = prompts.info().context_length;
@@ -117,6 +125,7 @@ async fn prepare(
         sampling,
         deadline,
         accepted,
+        correlation_id,
     })
 }
 
