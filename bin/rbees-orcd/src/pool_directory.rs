@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use api_types::pool::{PoolStatus, PoolView};
+use api_types::pool::{Gpu, PoolStatus, PoolView};
 use api_types::{ErrorCode, ErrorDetail, PROTOCOL, PoolId};
 use clients::pool::{LocalPool, Pool};
 use orchestrator_core::{PoolModel, PoolRow};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Handle;
@@ -19,6 +19,24 @@ use crate::driver::Handle;
 const STATUS_TIMEOUT: Duration = Duration::from_secs(25);
 /// Name of the pool of this machine.
 const LOCAL: &str = "local";
+
+/// Pool news that a slow listener may lag behind before it loses some.
+const NEWS: usize = 256;
+
+/// What an operator who watches is told each time a pool was asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolNews {
+    /// The pool.
+    pub pool_id: PoolId,
+    /// Whether it answered.
+    pub reachable: bool,
+    /// Its worker processes.
+    pub workers: usize,
+    /// Bytes of memory that a new process could take.
+    pub ram_available_bytes: u64,
+    /// Its GPUs, with memory, temperature and users.
+    pub gpus: Vec<Gpu>,
+}
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -32,6 +50,7 @@ struct Shared {
     url: String,
     seen: Mutex<BTreeMap<PoolId, Seen>>,
     wake: Notify,
+    news: broadcast::Sender<PoolNews>,
 }
 
 /// What a pool last said.
@@ -44,7 +63,13 @@ struct Seen {
 impl PoolDirectory {
     /// Knows nothing yet. `url` is where workers reach this orchestrator.
     pub fn new(home: PathBuf, url: String) -> Self {
-        Self { shared: Arc::new(Shared { home, url, seen: Mutex::default(), wake: Notify::new() }) }
+        let news = broadcast::Sender::new(NEWS);
+        Self { shared: Arc::new(Shared { home, url, seen: Mutex::default(), wake: Notify::new(), news }) }
+    }
+
+    /// What pools say, from now on.
+    pub fn news(&self) -> broadcast::Receiver<PoolNews> {
+        self.shared.news.subscribe()
     }
 
     /// Where workers reach this orchestrator.
@@ -155,10 +180,23 @@ impl PoolDirectory {
             Ok(status) => *seen = Seen { status: Some(status.clone()), error: None },
             Err(error) => seen.error = Some(error.clone()),
         }
+        drop(all);
+        // Nobody has to watch.
+        let _ = self.shared.news.send(news(pool_id, answer.as_ref().ok()));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<PoolId, Seen>> {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn news(pool_id: &PoolId, status: Option<&PoolStatus>) -> PoolNews {
+    PoolNews {
+        pool_id: pool_id.clone(),
+        reachable: status.is_some(),
+        workers: status.map_or(0, |status| status.workers.len()),
+        ram_available_bytes: status.map_or(0, |status| status.hardware.ram_available_bytes),
+        gpus: status.map_or_else(Vec::new, |status| status.hardware.gpus.clone()),
     }
 }
 

@@ -161,3 +161,20 @@ async fn one_correlation_id_runs_through_answers_and_every_programs_log() {
     .await;
     assert!(logs().iter().all(|log| !log.contains("no log may hold")), "prompts stay out of logs");
 }
+
+#[tokio::test]
+async fn a_pool_that_was_asked_is_news() {
+    let cluster = Cluster::without_workers(Engine::Fake).await;
+    let answer = cluster.http.get(cluster.url("/v2/events")).send().await.expect("a stream");
+    let mut news = e2e::Stream::new(answer);
+    cluster.post("/v2/pools", &json!({"pool_id": "here"})).await.expect("this machine can be asked");
+    loop {
+        let frame = news.next_frame().await.expect("news");
+        let data: serde_json::Value = serde_json::from_slice(&frame.data).expect("JSON");
+        if frame.event == "pool" && data["pool_id"] == "here" {
+            assert_eq!(data["reachable"], true);
+            assert!(data["ram_available_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{data}");
+            return;
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! What an operator watches, live: jobs, workers, the queue.
+//! What an operator watches, live: jobs, workers, the queue, pools with their GPUs.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -12,27 +12,33 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{App, sse};
+use crate::pool_directory::PoolNews;
 
 /// A silent stream gets a comment this often.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 
-/// News of jobs, workers and the queue as they happen. Not kept: who comes late asks the lists.
+/// News of jobs, workers, the queue and pools as they happen. Not kept: who comes late asks the lists.
 #[utoipa::path(get, path = "/v2/events", tag = "operator",
-    responses((status = 200, description = "Server-sent events `job`, `worker`, `queue`, `stale_dropped`, `lagged`",
+    responses((status = 200, description = "Server-sent events `job`, `worker`, `queue`, `pool`, `stale_dropped`, `lagged`",
         content_type = "text/event-stream", body = String)))]
 pub async fn operator_events(State(app): State<App>) -> Response {
-    let news = (app.driver.notices(), app.closing.clone());
-    sse::answer(futures_util::stream::unfold(news, |(mut notices, closing)| async move {
+    let news = (app.driver.notices(), app.pools.news(), app.closing.clone());
+    sse::answer(futures_util::stream::unfold(news, |(mut notices, mut pools, closing)| async move {
         let frame = tokio::select! {
             notice = notices.recv() => match notice {
                 Ok(notice) => encode(&notice),
-                Err(RecvError::Lagged(missed)) => frame("lagged", &json!({ "type": "lagged", "missed": missed })),
+                Err(RecvError::Lagged(missed)) => lagged(missed),
+                Err(RecvError::Closed) => return None,
+            },
+            pool = pools.recv() => match pool {
+                Ok(pool) => pool_frame(&pool),
+                Err(RecvError::Lagged(missed)) => lagged(missed),
                 Err(RecvError::Closed) => return None,
             },
             () = closing.cancelled() => return None,
             () = tokio::time::sleep(KEEP_ALIVE_EVERY) => Bytes::from_static(KEEP_ALIVE),
         };
-        Some((Ok::<_, Infallible>(frame), (notices, closing)))
+        Some((Ok::<_, Infallible>(frame), (notices, pools, closing)))
     }))
 }
 
@@ -53,6 +59,18 @@ fn encode(notice: &Notice) -> Bytes {
             frame("stale_dropped", &json!({ "type": "stale_dropped", "kind": kind }))
         }
     }
+}
+
+fn lagged(missed: u64) -> Bytes {
+    frame("lagged", &json!({ "type": "lagged", "missed": missed }))
+}
+
+fn pool_frame(pool: &PoolNews) -> Bytes {
+    frame(
+        "pool",
+        &json!({ "type": "pool", "pool_id": pool.pool_id, "reachable": pool.reachable, "workers": pool.workers,
+            "ram_available_bytes": pool.ram_available_bytes, "gpus": pool.gpus }),
+    )
 }
 
 fn frame(name: &str, data: &Value) -> Bytes {
