@@ -22,6 +22,7 @@ use self::handle::{Message, Question};
 use self::requests::Requests;
 use crate::actions::Actions;
 use crate::clock::Clock;
+use crate::prefix::PrefixKey;
 use crate::store::{Change, Recovered, Store, StoreError};
 
 /// Most messages that share one commit.
@@ -40,9 +41,9 @@ impl std::fmt::Debug for Mailbox {
     }
 }
 
-/// A way to speak to a driver that is yet to be started.
-pub fn mailbox() -> (Handle, Mailbox) {
-    let (handle, mailbox) = Handle::new();
+/// A way to speak to a driver that is yet to be started. Prompts are hashed under `prefix_key`.
+pub fn mailbox(prefix_key: PrefixKey) -> (Handle, Mailbox) {
+    let (handle, mailbox) = Handle::new(prefix_key);
     (handle, Mailbox(mailbox))
 }
 

@@ -1,6 +1,7 @@
 //! The only randomness of the daemon.
 
 use api_types::{CorrelationId, JobId};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// A fresh job id; ids sort by creation.
@@ -20,6 +21,14 @@ pub fn next_correlation_id() -> CorrelationId {
 /// JavaScript reads numbers exactly only up to 53 bits, so a drawn seed stays below that.
 pub fn next_seed() -> u64 {
     Uuid::new_v4().as_u64_pair().0 >> 11
+}
+
+/// A secret of 16 bytes.
+pub fn next_key() -> [u8; 16] {
+    // Two UUIDs of version 4 hold 244 random bits; what of them is fixed is hashed away.
+    let digest =
+        Sha256::new_with_prefix(Uuid::new_v4().as_bytes()).chain_update(Uuid::new_v4().as_bytes()).finalize();
+    std::array::from_fn(|at| digest[at])
 }
 
 /// Twelve hex digits, the tail of a worker's id.

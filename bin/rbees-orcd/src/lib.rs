@@ -11,6 +11,7 @@ pub mod http;
 pub mod ids;
 pub mod metrics;
 pub mod pool_directory;
+pub mod prefix;
 pub mod relay;
 pub mod server;
 pub mod store;

@@ -18,6 +18,7 @@ use crate::actions::Actions;
 use crate::config::Config;
 use crate::driver::{self, Driver, Handle};
 use crate::http::{App, Guard, listener, router};
+use crate::ids::next_key;
 use crate::metrics::Metrics;
 use crate::pool_directory::PoolDirectory;
 use crate::store::history::History;
@@ -105,7 +106,8 @@ impl Server {
 
         let metrics = Metrics::default();
         let closing = CancellationToken::new();
-        let (handle, mailbox) = driver::mailbox();
+        let mut store = Store::open(&config.home)?;
+        let (handle, mailbox) = driver::mailbox(store.prefix_key(next_key)?);
         let reports = handle.clone();
         let subscribers = Subscribers::new(
             Box::new(move |job_id, readers| reports.report(Event::ReadersChanged { job_id, readers })),
@@ -114,7 +116,6 @@ impl Server {
         let runtime = tokio::runtime::Handle::current();
         let actions =
             Actions::new(runtime, handle.clone(), subscribers.clone(), config.stalls, metrics.clone());
-        let store = Store::open(&config.home)?;
         let history = History::new(store.path().to_owned());
         let driver =
             Driver::recover(config.settings.clone(), config.retention, store, mailbox, actions.clone())?;

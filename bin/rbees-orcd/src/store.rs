@@ -18,6 +18,7 @@ use uuid::Uuid;
 use self::migrate::{MIGRATIONS, migrate};
 use self::record::{JOB_COLUMNS, from_micros, job_from, micros, read_json};
 pub use self::write::{Change, KeptStream};
+use crate::prefix::PrefixKey;
 
 /// SQLite before this could lose committed data when its log was reset.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -116,6 +117,25 @@ impl Store {
         // What a crash left in the log may be prompts that were erased from the tables.
         store.checkpoint()?;
         Ok(store)
+    }
+
+    /// The key under which prompts are hashed; `draw` makes it when the database is new.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn prefix_key(&mut self, draw: impl FnOnce() -> [u8; 16]) -> Result<PrefixKey, StoreError> {
+        let halves = (self.meta("prefix_key_0")?, self.meta("prefix_key_1")?);
+        if let (Some(first), Some(second)) = halves {
+            return Ok(PrefixKey(
+                (i128::from(first) << 64 | i128::from(second) & i128::from(u64::MAX)).to_be_bytes(),
+            ));
+        }
+        let key = i128::from_be_bytes(draw());
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        write::put_meta(&transaction, "prefix_key_0", (key >> 64) as i64)?;
+        write::put_meta(&transaction, "prefix_key_1", key as i64)?;
+        transaction.commit()?;
+        Ok(PrefixKey(key.to_be_bytes()))
     }
 
     /// Where the file lies.

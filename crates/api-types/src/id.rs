@@ -225,6 +225,33 @@ text_id!(
 );
 
 text_id!(
+    /// A conversation or a series of related jobs, by the name its client gave it.
+    SessionId,
+    "session id",
+    "1 to 128 characters of A-Z, a-z, 0-9, `.`, `_`, `:` and `-`",
+    128,
+    |b| b.is_ascii_alphanumeric() || b"._:-".contains(b),
+    |b| b.is_ascii_alphanumeric() || b"._:-".contains(b)
+);
+
+text_id!(
+    /// Who jobs are done for; shares are fair between tenants.
+    TenantId,
+    "tenant id",
+    "1 to 64 characters of A-Z, a-z, 0-9, `.`, `_` and `-`, starting with a letter or digit",
+    64,
+    |b| b.is_ascii_alphanumeric(),
+    |b| b.is_ascii_alphanumeric() || b"._-".contains(b)
+);
+
+impl Default for TenantId {
+    /// The tenant of callers that bring no key of their own.
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
+text_id!(
     /// One worker process; by convention `worker-<backend>-<12 hex>`.
     WorkerId,
     "worker id",

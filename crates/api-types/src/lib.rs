@@ -11,6 +11,7 @@ pub mod health;
 pub mod id;
 pub mod model;
 pub mod pool;
+pub mod prefix;
 pub mod sampling;
 pub mod sse;
 pub mod task;
@@ -18,7 +19,8 @@ pub mod worker;
 
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
 pub use event::{StopReason, TaskEvent};
-pub use id::{Attempt, CorrelationId, Incarnation, InstanceId, JobId, PoolId, WorkerId};
+pub use id::{Attempt, CorrelationId, Incarnation, InstanceId, JobId, PoolId, SessionId, TenantId, WorkerId};
+pub use prefix::PrefixChain;
 
 /// Version of the messages between the programs of one fleet.
 ///

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorDetail;
 use crate::event::{Eta, RunEnd};
-use crate::id::{CorrelationId, JobId, PoolId, WorkerId};
+use crate::id::{CorrelationId, JobId, PoolId, SessionId, WorkerId};
 use crate::sampling::request_with_sampling;
 
 request_with_sampling! {
@@ -28,6 +28,9 @@ request_with_sampling! {
         /// Milliseconds from submission after which the answer is worthless.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub deadline_ms: Option<u64>,
+        /// Ties jobs together: they share a budget and, where it helps, a worker. Naming it makes it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub session_id: Option<SessionId>,
         /// The same key with the same request gives the same job; also a header.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub idempotency_key: Option<String>,

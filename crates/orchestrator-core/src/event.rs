@@ -4,7 +4,10 @@ use api_types::error::ErrorDetail;
 use api_types::event::RunEnd;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode};
 use api_types::worker::{WorkerFacts, WorkerStatus};
-use api_types::{Attempt, CorrelationId, Incarnation, InstanceId, JobId, PoolId, WorkerId};
+use api_types::{
+    Attempt, CorrelationId, Incarnation, InstanceId, JobId, PoolId, PrefixChain, SessionId, TenantId,
+    WorkerId,
+};
 
 use crate::row::PoolRow;
 
@@ -140,8 +143,16 @@ pub struct Submission {
     pub model: Option<String>,
     /// Whether the task is a conversation, so the model needs a chat template.
     pub chat: bool,
+    /// Who it is done for.
+    pub tenant: TenantId,
+    /// The session it belongs to.
+    pub session_id: Option<SessionId>,
     /// Bytes of prompt or messages.
     pub prompt_bytes: u64,
+    /// The start of the prompt, as hashes.
+    pub prefix: PrefixChain,
+    /// Tokens it may generate at most; `None` is what the context leaves.
+    pub max_tokens: Option<u32>,
     /// Its class.
     pub priority: Priority,
     /// Milliseconds from now after which the answer is worthless.

@@ -4,7 +4,9 @@ use api_types::error::ErrorDetail;
 use api_types::event::RunEnd;
 use api_types::task::{Decision, Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
 use api_types::worker::WorkerFacts;
-use api_types::{Attempt, CorrelationId, Incarnation, JobId, PoolId, WorkerId};
+use api_types::{
+    Attempt, CorrelationId, Incarnation, JobId, PoolId, PrefixChain, SessionId, TenantId, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Idempotency;
@@ -23,8 +25,16 @@ pub struct JobRow {
     pub model: String,
     /// Whether the model needs a chat template.
     pub chat: bool,
+    /// Who it is done for.
+    pub tenant: TenantId,
+    /// The session it belongs to.
+    pub session_id: Option<SessionId>,
     /// Bytes of prompt or messages.
     pub prompt_bytes: u64,
+    /// The start of the prompt, as hashes.
+    pub prefix: PrefixChain,
+    /// Tokens it may generate at most; `None` is what the context leaves.
+    pub max_tokens: Option<u32>,
     /// Its class.
     pub priority: Priority,
     /// When it was handed in.

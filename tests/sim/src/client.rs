@@ -1,6 +1,6 @@
 //! A client in small: submits, reads with `Last-Event-ID`, leaves and returns, cancels.
 
-use api_types::{ErrorCode, JobId, TaskEvent};
+use api_types::{ErrorCode, JobId, PrefixChain, TaskEvent, TenantId};
 use orchestrator_core::{Answer, Event, Idempotency, Submission};
 use uuid::Uuid;
 
@@ -93,7 +93,11 @@ impl World {
             job_id: JobId::from_uuid(Uuid::from_u128((client as u128) << 64 | low)),
             model: Some(plan.model.to_owned()),
             chat: false,
+            tenant: TenantId::default(),
+            session_id: None,
             prompt_bytes: 10,
+            prefix: PrefixChain::default(),
+            max_tokens: Some(16),
             priority: plan.priority,
             deadline_ms: plan.deadline_ms,
             on_disconnect: plan.on_disconnect,

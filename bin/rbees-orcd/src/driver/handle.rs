@@ -6,13 +6,17 @@ use std::sync::mpsc;
 
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
 use api_types::worker::{ExecuteRequest, FailedCall, HeartbeatCall, ReadyCall, RunRef, WorkerHealth};
-use api_types::{CorrelationId, ErrorCode, ErrorDetail, Incarnation, JobId, PoolId, WorkerId};
+use api_types::{
+    CorrelationId, ErrorCode, ErrorDetail, Incarnation, JobId, PoolId, PrefixChain, SessionId, TenantId,
+    WorkerId,
+};
 use orchestrator_core::{
     Answer, Event, Idempotency, Notice, Orchestrator, PoolModel, PoolRow, RequestId, Run, Submission, Time,
 };
 use tokio::sync::{broadcast, oneshot};
 
 use crate::ids::next_job_id;
+use crate::prefix::PrefixKey;
 
 /// Callers that may wait for the driver at once; more are answered `TOO_MANY_REQUESTS`.
 const MAX_WAITING: usize = 8_192;
@@ -26,6 +30,10 @@ pub struct CheckedTask {
     pub model: Option<String>,
     /// What to run; the ids are filled in at dispatch.
     pub request: ExecuteRequest,
+    /// Who it is done for.
+    pub tenant: TenantId,
+    /// The session it belongs to.
+    pub session_id: Option<SessionId>,
     /// Bytes of prompt or messages.
     pub prompt_bytes: u64,
     /// Its class.
@@ -89,6 +97,7 @@ pub struct Handle {
     waiting: Arc<AtomicUsize>,
     next_request: Arc<AtomicU64>,
     notices: broadcast::Sender<Notice>,
+    prefix_key: PrefixKey,
 }
 
 /// Counts a caller for as long as it waits.
@@ -102,13 +111,14 @@ impl Drop for Place {
 
 impl Handle {
     /// A handle, and the mailbox to give to the driver.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Message>) {
+    pub(super) fn new(prefix_key: PrefixKey) -> (Self, mpsc::Receiver<Message>) {
         let (inbox, mailbox) = mpsc::channel();
         let handle = Self {
             inbox,
             waiting: Arc::default(),
             next_request: Arc::new(AtomicU64::new(1)),
             notices: broadcast::Sender::new(NOTICES),
+            prefix_key,
         };
         (handle, mailbox)
     }
@@ -119,9 +129,10 @@ impl Handle {
     /// What the brain refuses it for, or that the driver is overloaded or stopped.
     pub async fn submit(&self, task: CheckedTask) -> Result<Accepted, ErrorDetail> {
         let job_id = next_job_id();
+        let prefix = self.prefix_key.chain(task.request.prompt.as_deref(), task.request.messages.as_deref());
         let answer = self
             .ask(|request, reply| {
-                let submission = submission(request, job_id, &task);
+                let submission = submission(request, job_id, &task, prefix);
                 Message::Submit(Box::new(submission), Box::new(task.request), Some((request, reply)))
             })
             .await?;
@@ -313,13 +324,17 @@ impl Handle {
     }
 }
 
-fn submission(request: RequestId, job_id: JobId, task: &CheckedTask) -> Submission {
+fn submission(request: RequestId, job_id: JobId, task: &CheckedTask, prefix: PrefixChain) -> Submission {
     Submission {
         request,
         job_id,
         model: task.model.clone(),
         chat: task.request.messages.is_some(),
+        tenant: task.tenant.clone(),
+        session_id: task.session_id.clone(),
         prompt_bytes: task.prompt_bytes,
+        prefix,
+        max_tokens: task.request.max_tokens,
         priority: task.priority,
         deadline_ms: task.deadline_ms,
         on_disconnect: task.on_disconnect,

@@ -4,7 +4,7 @@ use api_types::error::ErrorDetail;
 use api_types::event::RunEnd;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
 use api_types::worker::WorkerFacts;
-use api_types::{Attempt, CorrelationId, Incarnation, JobId, WorkerId};
+use api_types::{Attempt, CorrelationId, Incarnation, JobId, PrefixChain, SessionId, TenantId, WorkerId};
 use orchestrator_core::{AttemptRow, Idempotency, JobRow, Time, WorkerRow};
 use rusqlite::Row;
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,15 @@ pub fn from_micros(micros: i64) -> Time {
 #[derive(Serialize, Deserialize)]
 pub struct JobDetail {
     chat: bool,
+    #[serde(default)]
+    tenant: TenantId,
+    #[serde(default)]
+    session_id: Option<SessionId>,
     prompt_bytes: u64,
+    #[serde(default, skip_serializing_if = "PrefixChain::is_empty")]
+    prefix: PrefixChain,
+    #[serde(default)]
+    max_tokens: Option<u32>,
     priority: Priority,
     deadline_ms: Option<u64>,
     on_disconnect: OnDisconnect,
@@ -62,7 +70,11 @@ impl From<&JobRow> for JobDetail {
     fn from(row: &JobRow) -> Self {
         Self {
             chat: row.chat,
+            tenant: row.tenant.clone(),
+            session_id: row.session_id.clone(),
             prompt_bytes: row.prompt_bytes,
+            prefix: row.prefix.clone(),
+            max_tokens: row.max_tokens,
             priority: row.priority,
             deadline_ms: row.deadline.map(|time| time.0),
             on_disconnect: row.on_disconnect,
@@ -121,7 +133,11 @@ pub fn job_from(row: &Row<'_>) -> Result<JobRow, StoreError> {
         status: status_from(&status)?,
         model: row.get(3)?,
         chat: detail.chat,
+        tenant: detail.tenant,
+        session_id: detail.session_id,
         prompt_bytes: detail.prompt_bytes,
+        prefix: detail.prefix,
+        max_tokens: detail.max_tokens,
         priority: detail.priority,
         submitted_at: from_micros(row.get(4)?),
         deadline: detail.deadline_ms.map(Time),

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use api_types::event::RunEnd;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
 use api_types::worker::{WorkerFacts, WorkerStatus};
-use api_types::{Attempt, Incarnation, InstanceId, JobId, PROTOCOL, StopReason, WorkerId};
+use api_types::{
+    Attempt, Incarnation, InstanceId, JobId, PROTOCOL, PrefixChain, StopReason, TenantId, WorkerId,
+};
 use orchestrator_core::{
     Action, Answer, Event, JobRow, Orchestrator, RequestId, Rows, Run, RunKey, Settings, Step, Submission,
     Time, WorkerRow, Write,
@@ -74,7 +76,11 @@ pub fn submission(n: u128) -> Submission {
         job_id: job(n),
         model: Some("small".to_owned()),
         chat: false,
+        tenant: TenantId::default(),
+        session_id: None,
         prompt_bytes: 5,
+        prefix: PrefixChain::default(),
+        max_tokens: Some(16),
         priority: Priority::Interactive,
         deadline_ms: None,
         on_disconnect: OnDisconnect::Continue,

@@ -3,7 +3,7 @@
 use api_types::sampling::{DEFAULT_MAX_TOKENS, FieldProblem};
 use api_types::task::{ChatMessage, OnDisconnect, Priority, TaskRequest};
 use api_types::worker::{ExecuteRequest, TokenizeRequest, WorkerState};
-use api_types::{CorrelationId, ErrorCode, ErrorDetail};
+use api_types::{CorrelationId, ErrorCode, ErrorDetail, TenantId};
 use http::HeaderMap;
 use orchestrator_core::Idempotency;
 use sha2::{Digest, Sha256};
@@ -56,6 +56,8 @@ pub fn checked(
         Priority::Batch => OnDisconnect::Continue,
     });
     Ok(CheckedTask {
+        tenant: TenantId::default(),
+        session_id: request.session_id.clone(),
         prompt_bytes: input_bytes(&request),
         model: request.model,
         request: ExecuteRequest { prompt: request.prompt, messages: request.messages, ..Default::default() }
