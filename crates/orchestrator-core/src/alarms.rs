@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api_types::{JobId, WorkerId};
+use serde::{Deserialize, Serialize};
 
 use crate::time::Time;
 
 /// Whom an alarm is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Subject {
     /// Something about this job is due.
     Job(JobId),
@@ -16,7 +17,7 @@ pub(crate) enum Subject {
 }
 
 /// At most one alarm per subject.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Alarms {
     by_subject: BTreeMap<Subject, Time>,
     by_time: BTreeSet<(Time, Subject)>,

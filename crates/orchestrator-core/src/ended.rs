@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use api_types::JobId;
 use api_types::task::TaskStatus;
+use serde::{Deserialize, Serialize};
 
 use crate::row::JobRow;
 use crate::settings::Settings;
 use crate::time::Time;
 
 /// A submission that bore an idempotency key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeyRecord {
     /// SHA-256 of the canonical request.
     pub digest: String,
@@ -23,7 +24,7 @@ pub(crate) struct KeyRecord {
 }
 
 /// Ended jobs and idempotency keys, bounded in time and number.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Memory {
     jobs: BTreeMap<JobId, JobRow>,
     jobs_by_age: VecDeque<(Time, JobId)>,

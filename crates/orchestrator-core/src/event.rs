@@ -8,15 +8,16 @@ use api_types::{
     Attempt, CorrelationId, Incarnation, InstanceId, JobId, PoolId, PrefixChain, SessionId, TenantId,
     WorkerId,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::row::PoolRow;
 
 /// Names a waiting caller, so that its answer finds it. Drawn by the driver, never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
 /// Something that happened outside.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// A client hands in a checked task. Answered with `Accepted` or `Refused`.
     Submit(Submission),
@@ -46,7 +47,8 @@ pub enum Event {
         status: WorkerStatus,
         /// Our jobs among the runs whose logs it holds.
         runs: Vec<Run>,
-        /// What to authenticate with when calling it.
+        /// What to authenticate with when calling it. In no journal.
+        #[serde(skip)]
         secret: Option<String>,
     },
     /// A worker shows that it lives. Answered with `Heartbeat` or `Refused`.
@@ -133,7 +135,7 @@ pub enum Event {
 }
 
 /// A task that has passed every check which needs no state.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Submission {
     /// Who waits for the answer.
     pub request: RequestId,
@@ -172,7 +174,7 @@ pub struct Submission {
 }
 
 /// A client's promise that two submissions are one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Idempotency {
     /// The client's key.
     pub key: String,
@@ -181,7 +183,7 @@ pub struct Idempotency {
 }
 
 /// A run as a worker lists it, when it is one of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Run {
     /// The job.
     pub job_id: JobId,
@@ -192,7 +194,7 @@ pub struct Run {
 }
 
 /// Which run of which job on which start of which worker a message is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RunKey {
     /// The job.
     pub job_id: JobId,
@@ -205,7 +207,7 @@ pub struct RunKey {
 }
 
 /// Why a stream from a worker ended without a last event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum BrokenCause {
     /// Nobody listens at the worker's address: its process is gone.
     Refused,
@@ -220,7 +222,7 @@ pub enum BrokenCause {
 }
 
 /// A model in a pool's catalog.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolModel {
     /// Its id.
     pub id: String,

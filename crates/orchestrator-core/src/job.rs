@@ -3,6 +3,7 @@
 use api_types::event::RunEnd;
 use api_types::task::{Decision, Durability, OnDisconnect, TaskStatus};
 use api_types::{Attempt, ErrorDetail, Incarnation, StopReason, WorkerId};
+use serde::{Deserialize, Serialize};
 
 use crate::event::RunKey;
 use crate::row::{AttemptRow, JobRow};
@@ -14,7 +15,7 @@ use crate::time::Time;
 pub(crate) const FIRST_EVENT_ID: u64 = 1;
 
 /// A job that has not ended.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Job {
     /// What is on disk.
     pub row: JobRow,
@@ -29,7 +30,7 @@ pub(crate) struct Job {
 }
 
 /// How often the stream of the current run broke lately.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Breaks {
     /// Breaks in short succession.
     pub count: u32,

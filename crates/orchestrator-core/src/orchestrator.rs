@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use api_types::task::TaskStatus;
 use api_types::{Incarnation, JobId, PoolId, WorkerId};
+use serde::{Deserialize, Serialize};
 
 use crate::alarms::{Alarms, Subject};
 use crate::ended::Memory;
@@ -22,9 +23,10 @@ use crate::time::Time;
 use crate::turn::{Submitted, Turn};
 
 /// The whole state of the brain. One owner, no locks.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Orchestrator {
     pub(crate) settings: Settings,
+    #[serde(skip, default = "built_in")]
     pub(crate) policy: Box<dyn Policy>,
     pub(crate) jobs: BTreeMap<JobId, Job>,
     pub(crate) queue: Queue,
@@ -46,7 +48,7 @@ impl Orchestrator {
         let mut brain = Self {
             budget: Budget::full(&settings.retry, now),
             settings,
-            policy: Box::new(LeastLoaded),
+            policy: built_in(),
             jobs: BTreeMap::new(),
             queue: Queue::default(),
             registry: Registry::new(Incarnation(1)),
@@ -185,4 +187,8 @@ impl Orchestrator {
             model: job.map(|job| job.row.model.clone()).unwrap_or_default(),
         }
     }
+}
+
+fn built_in() -> Box<dyn Policy> {
+    Box::new(LeastLoaded)
 }

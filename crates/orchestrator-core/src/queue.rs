@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api_types::task::{Placement, Priority};
 use api_types::{JobId, PoolId, WorkerId};
+use serde::{Deserialize, Serialize};
 
 use crate::row::JobRow;
 use crate::settings::Settings;
 use crate::time::Time;
 
 /// All jobs that wait.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Queue {
     models: BTreeMap<String, ModelQueue>,
     /// Waiting jobs that may not be handed out yet.
@@ -24,7 +25,7 @@ pub(crate) struct Queue {
 }
 
 /// What a job demands of a worker besides the model. What it merely prefers is not part of it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Group {
     pool: Option<PoolId>,
     worker: Option<WorkerId>,
@@ -44,7 +45,7 @@ impl Group {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct ModelQueue {
     groups: BTreeMap<Group, Lanes>,
     interactive: u64,
@@ -54,7 +55,7 @@ struct ModelQueue {
 }
 
 /// The jobs of one group, by number.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Lanes {
     interactive: BTreeMap<u64, JobId>,
     batch: BTreeMap<u64, (JobId, Time)>,

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api_types::{Incarnation, WorkerId};
+use serde::{Deserialize, Serialize};
 
 use crate::event::RunKey;
 use crate::time::Time;
 use crate::worker::{SlotUse, Worker};
 
 /// The registry of workers.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Registry {
     workers: BTreeMap<WorkerId, Worker>,
     by_model: BTreeMap<String, BTreeSet<WorkerId>>,

@@ -2,6 +2,7 @@
 
 use api_types::task::{RetryMode, TaskStatus};
 use api_types::{ErrorCode, ErrorDetail, WorkerId};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::row::JobRow;
@@ -91,7 +92,7 @@ fn exhausted(row: &JobRow, last: &ErrorDetail, why: &str) -> ErrorDetail {
 }
 
 /// Bounds how much work all retries together may add. Held in hundredths of a retry.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Budget {
     hundredths: u64,
     refilled_at: Time,

@@ -13,7 +13,7 @@ use crate::event::Idempotency;
 use crate::time::Time;
 
 /// A job but for its request, its events and its result, which the brain never sees.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobRow {
     /// The job.
     pub job_id: JobId,
@@ -74,7 +74,7 @@ pub struct JobRow {
 }
 
 /// One try of a job on one start of one worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptRow {
     /// Its number.
     pub attempt: Attempt,
@@ -89,7 +89,7 @@ pub struct AttemptRow {
 }
 
 /// A worker in the registry.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerRow {
     /// What it is.
     pub facts: WorkerFacts,
@@ -97,7 +97,8 @@ pub struct WorkerRow {
     pub incarnation: Incarnation,
     /// The number the next registration of any worker gets.
     pub next_incarnation: Incarnation,
-    /// What to authenticate with when calling it.
+    /// What to authenticate with when calling it. In no journal.
+    #[serde(skip)]
     pub secret: Option<String>,
     /// Whether it is to finish and end.
     pub draining: bool,

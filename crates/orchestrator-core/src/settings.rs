@@ -1,7 +1,9 @@
 //! Every number the brain goes by, with its default and unit.
 
+use serde::{Deserialize, Serialize};
+
 /// What the operator may tune. [`Settings::default`] is what the documentation promises.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Jobs that may wait; `None` is without bound. Default 1,000.
     pub queue_capacity: Option<u64>,
@@ -64,7 +66,7 @@ impl Default for Settings {
 }
 
 /// What a full queue does with one more job.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FullPolicy {
     /// It is refused with `QUEUE_FULL`.
     #[default]
@@ -74,7 +76,7 @@ pub enum FullPolicy {
 }
 
 /// How jobs are tried again after a failed attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetrySettings {
     /// Attempts in all. Default 5.
     pub attempts: u32,
@@ -104,7 +106,7 @@ impl Default for RetrySettings {
 }
 
 /// When a silent worker is given up.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseSettings {
     /// Milliseconds of silence after which a worker gets no new job. Default 6,000.
     pub suspect_ms: u64,

@@ -1,12 +1,13 @@
 //! Time as the brain knows it: a number that somebody else read off a clock.
 
+use serde::{Deserialize, Serialize};
 use std::ops::Add;
 
 /// Milliseconds since the Unix epoch on a clock that never runs backward, not even over a restart.
 ///
 /// The driver makes it: the wall clock at start, carried on by the monotonic clock, and never
 /// below the largest time found in the database.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Time(pub u64);
 
 impl Time {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use api_types::worker::{WorkerState, WorkerStatus, WorkerView};
 use api_types::{Attempt, ErrorDetail, InstanceId, JobId};
+use serde::{Deserialize, Serialize};
 
 use crate::event::Run;
 use crate::row::WorkerRow;
@@ -14,7 +15,7 @@ use crate::time::Time;
 const PAST_INSTANCES: usize = 8;
 
 /// A worker as the brain knows it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Worker {
     /// What is on disk.
     pub row: WorkerRow,
@@ -47,7 +48,7 @@ pub(crate) struct Worker {
 }
 
 /// Why a run holds a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum SlotUse {
     /// A job waits for it.
     Wanted,
@@ -56,7 +57,7 @@ pub(crate) enum SlotUse {
 }
 
 /// When and how a worker was given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Gone {
     /// When.
     pub at: Time,
