@@ -15,16 +15,19 @@ pub enum Bug {
     NoIncarnation,
     /// A reader that comes back is sent on one event too far.
     ResumeOffByOne,
+    /// The journal leaves out that time passed.
+    TimeoutNotJournaled,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::ActBeforeCommit,
         Self::StaleAttemptAccepted,
         Self::SlotLeaked,
         Self::NoIncarnation,
         Self::ResumeOffByOne,
+        Self::TimeoutNotJournaled,
     ];
 
     /// Its name on the command line.
@@ -35,6 +38,7 @@ impl Bug {
             Self::SlotLeaked => "slot-leaked",
             Self::NoIncarnation => "no-incarnation",
             Self::ResumeOffByOne => "resume-off-by-one",
+            Self::TimeoutNotJournaled => "timeout-not-journaled",
         }
     }
 }

@@ -59,6 +59,13 @@ impl Checks {
         TaskEvent::Queued { job_id, queue_position: 0, eta_ms: None }
     }
 
+    /// What was recorded is what happened.
+    pub fn replayed(&mut self, wrong: Option<String>) {
+        if let Some(wrong) = wrong {
+            self.fail("replay", wrong);
+        }
+    }
+
     /// I2: one key, one job. I3: a job begins as queued.
     pub fn inserted(&mut self, row: &JobRow, jobs: &BTreeMap<JobId, Stored>) {
         if row.status != TaskStatus::Queued || jobs.contains_key(&row.job_id) {

@@ -7,6 +7,7 @@ use orchestrator_core::{Action, Event, OpenStream, Orchestrator, RequestId, RunK
 
 use crate::bugs::Bug;
 use crate::faults::CrashPoint;
+use crate::journal::Journal;
 use crate::relay::Relay;
 use crate::world::{Happening, World};
 
@@ -49,14 +50,16 @@ pub struct Daemon {
     pub waiting: BTreeMap<RequestId, Caller>,
     /// Which clients read which job.
     pub readers: BTreeMap<JobId, BTreeSet<usize>>,
+    journal: Journal,
     committing: Option<Step>,
     woken_at: Option<u64>,
 }
 
 impl Daemon {
     /// A process that has just recovered this brain.
-    pub const fn new(brain: Orchestrator, logs: BTreeMap<JobId, Vec<Logged>>) -> Self {
+    pub fn new(brain: Orchestrator, logs: BTreeMap<JobId, Vec<Logged>>, bug: Option<Bug>) -> Self {
         Self {
+            journal: Journal::new(&brain, bug),
             brain,
             mailbox: VecDeque::new(),
             relays: BTreeMap::new(),
@@ -106,6 +109,12 @@ impl Daemon {
 }
 
 impl World {
+    /// What the living orchestrator did can be had again from its journal.
+    pub fn check_journal(&mut self) {
+        let wrong = self.daemon.as_ref().and_then(|daemon| daemon.journal.replay());
+        self.checks.replayed(wrong);
+    }
+
     /// Puts an event into the mailbox and wakes the driver.
     pub fn deliver(&mut self, event: Event) {
         let Some(daemon) = &mut self.daemon else { return };
@@ -147,12 +156,15 @@ impl World {
         };
         self.checks.heard(&event, now);
         self.trace.note(&event);
+        daemon.journal.event(&event, now);
         let more = daemon.brain.handle_event(event, now);
+        let wrong = daemon.journal.decided(&daemon.brain, &more);
         if let Some(run) = reported {
             let after = row_of(&daemon.brain, &run);
             self.checks.stale_report(&run, before.as_ref(), after.as_ref());
         }
         self.counts.events += 1;
+        self.checks.replayed(wrong);
         self.checks.decided(&more, now);
         step.writes.extend(more.writes);
         step.actions.extend(more.actions);
@@ -162,7 +174,10 @@ impl World {
         let now = self.time();
         let Some(daemon) = &mut self.daemon else { return };
         if daemon.brain.poll_timeout().is_some_and(|at| at <= now) {
+            daemon.journal.timeout(now);
             let more = daemon.brain.handle_timeout(now);
+            let wrong = daemon.journal.decided(&daemon.brain, &more);
+            self.checks.replayed(wrong);
             self.counts.timeouts += 1;
             self.checks.decided(&more, now);
             step.writes.extend(more.writes);
@@ -317,7 +332,8 @@ impl World {
     /// The process is gone, with everything in it.
     pub fn crash_daemon(&mut self, back_after_ms: u64) {
         self.crash_next = None;
-        if self.daemon.take().is_some() {
+        if let Some(daemon) = self.daemon.take() {
+            self.checks.replayed(daemon.journal.replay());
             self.counts.crashes += 1;
             self.checks.daemon_gone();
             self.life += 1;
@@ -332,7 +348,7 @@ impl World {
         let living = self.store.jobs.iter().filter(|(_, stored)| !stored.row.status.is_terminal());
         let logs = living.map(|(id, stored)| (*id, vec![stored.queued.clone()])).collect();
         self.checks.recovered(&brain, &self.store.jobs);
-        self.daemon = Some(Daemon::new(brain, logs));
+        self.daemon = Some(Daemon::new(brain, logs, self.bug));
         self.checks.decided(&step, now);
         self.run_step(step);
         self.arm();

@@ -9,6 +9,7 @@ pub mod checks;
 pub mod client;
 pub mod daemon;
 pub mod faults;
+pub mod journal;
 pub mod plan;
 pub mod relay;
 pub mod rng;

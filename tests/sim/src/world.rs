@@ -239,6 +239,7 @@ impl World {
             }
         }
         if self.checks.failures.is_empty() {
+            self.check_journal();
             self.check_at_end();
         }
     }

@@ -1,0 +1,58 @@
+//! The same inputs again: do they give the same decisions?
+
+use crate::journal::{Digest, Entry, Input, Segment, Unreadable, entries};
+use crate::orchestrator::Orchestrator;
+use crate::step::Step;
+use crate::time::Time;
+
+/// What a replay found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Inputs that were handled again.
+    pub inputs: u64,
+    /// Placements that were made again.
+    pub placements: u64,
+    /// Where the decisions first differ from the recorded ones: the start of the first segment
+    /// whose digest is another.
+    pub differs_at: Option<Time>,
+}
+
+impl Replayed {
+    /// Whether every decision was the recorded one.
+    pub const fn is_identical(&self) -> bool {
+        self.differs_at.is_none()
+    }
+}
+
+/// Handles one recorded input.
+pub fn handle(brain: &mut Orchestrator, entry: Entry) -> Step {
+    match entry.input {
+        Input::Event(event) => brain.handle_event(event, entry.at),
+        Input::Timeout => brain.handle_timeout(entry.at),
+    }
+}
+
+/// Runs the segments after a snapshot again and compares digests. `brain` is the state of the
+/// snapshot. Stops at the first difference: what follows it follows from it.
+///
+/// # Errors
+/// When an entry cannot be read.
+pub fn verify<'a>(
+    mut brain: Orchestrator,
+    segments: impl IntoIterator<Item = &'a Segment>,
+) -> Result<Replayed, Unreadable> {
+    let mut found = Replayed::default();
+    let mut digest = Digest::default();
+    for segment in segments {
+        for entry in entries(&segment.entries) {
+            digest.add(&handle(&mut brain, entry?));
+            found.inputs += 1;
+        }
+        found.placements = digest.placements;
+        if digest != segment.digest {
+            found.differs_at = Some(segment.from);
+            break;
+        }
+    }
+    Ok(found)
+}
