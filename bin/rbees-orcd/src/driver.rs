@@ -2,6 +2,7 @@
 //! act. Nothing in it is locked, and nobody hears of a decision before it is on disk.
 
 pub mod handle;
+mod journal;
 mod prepare;
 pub mod requests;
 
@@ -19,16 +20,19 @@ use tokio::sync::oneshot;
 
 pub use self::handle::{Accepted, CheckedTask, Handle};
 use self::handle::{Message, Question};
+use self::journal::Journal;
 use self::requests::Requests;
 use crate::actions::Actions;
 use crate::clock::Clock;
-use crate::prefix::PrefixKey;
+use crate::hashes::HashKey;
 use crate::store::{Change, Recovered, Store, StoreError};
 
 /// Most messages that share one commit.
 const MAX_BATCH: usize = 512;
 /// How long the driver sleeps when nothing is due.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// Bytes of journal that are kept at most, besides its last chapter.
+const JOURNAL_BYTES: u64 = 256 * 1024 * 1024;
 /// Old jobs deleted in one go, so that nobody waits for it.
 const PRUNE_BATCH: u32 = 200;
 
@@ -41,9 +45,9 @@ impl std::fmt::Debug for Mailbox {
     }
 }
 
-/// A way to speak to a driver that is yet to be started. Prompts are hashed under `prefix_key`.
-pub fn mailbox(prefix_key: PrefixKey) -> (Handle, Mailbox) {
-    let (handle, mailbox) = Handle::new(prefix_key);
+/// A way to speak to a driver that is yet to be started. Prompts are hashed under `hash_key`.
+pub fn mailbox(hash_key: HashKey) -> (Handle, Mailbox) {
+    let (handle, mailbox) = Handle::new(hash_key);
     (handle, Mailbox(mailbox))
 }
 
@@ -58,6 +62,7 @@ pub struct Driver {
     requests: Requests,
     actions: Actions,
     retention: Duration,
+    journal: Journal,
 }
 
 /// What one round gathered before its commit.
@@ -102,6 +107,7 @@ impl Driver {
             requests: Requests::default(),
             actions,
             retention,
+            journal: Journal::default(),
         };
         let mut round = Round::default();
         driver.take_step(step, None, &mut round);
@@ -128,6 +134,7 @@ impl Driver {
                 self.take(message, now, &mut round);
             }
             if self.brain.poll_timeout().is_some_and(|due| due <= now) {
+                self.journal.timeout(now);
                 let step = self.brain.handle_timeout(now);
                 self.take_step(step, None, &mut round);
             }
@@ -180,6 +187,7 @@ impl Driver {
 
     fn handle(&mut self, event: Event, now: Time, round: &mut Round) {
         self.actions.metrics.events.inc();
+        self.journal.event(&event, now);
         let step = self.brain.handle_event(event, now);
         self.take_step(step, None, round);
     }
@@ -187,7 +195,9 @@ impl Driver {
     fn submit(&mut self, submission: Submission, request: ExecuteRequest, now: Time, round: &mut Round) {
         self.actions.metrics.events.inc();
         let (job_id, durability) = (submission.job_id, submission.durability);
-        let step = self.brain.handle_event(Event::Submit(submission), now);
+        let event = Event::Submit(submission);
+        self.journal.event(&event, now);
+        let step = self.brain.handle_event(event, now);
         let accepted = step.actions.iter().any(|action| {
             matches!(action, Action::Answer { answer: Answer::Accepted { job_id: id, replayed: false, .. }, .. }
                 if *id == job_id)
@@ -221,6 +231,7 @@ impl Driver {
     }
 
     fn take_step(&mut self, step: Step, request: Option<std::sync::Arc<ExecuteRequest>>, round: &mut Round) {
+        self.journal.decided(&step);
         let Step { writes, actions } = step;
         round.changes.extend(prepare::changes(
             &self.actions.subscribers,
@@ -232,7 +243,8 @@ impl Driver {
     }
 
     /// One commit for the whole round, then what was waiting for it.
-    fn finish(&mut self, round: Round, now: Time) -> Result<(), StoreError> {
+    fn finish(&mut self, mut round: Round, now: Time) -> Result<(), StoreError> {
+        round.changes.extend(self.journal.changes(&self.brain, !round.changes.is_empty(), now));
         if !round.changes.is_empty() {
             let started = Instant::now();
             self.store.commit(&round.changes, now)?;
@@ -329,7 +341,9 @@ impl Driver {
 
     fn prune(&mut self, now: Time) -> Result<(), StoreError> {
         let kept_ms = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
-        let deleted = self.store.prune(Time(now.0.saturating_sub(kept_ms)), PRUNE_BATCH)?;
+        let before = Time(now.0.saturating_sub(kept_ms));
+        let deleted = self.store.prune(before, PRUNE_BATCH)?;
+        self.store.prune_journal(before, JOURNAL_BYTES)?;
         if deleted >= PRUNE_BATCH as usize {
             self.actions.handle.prune();
             return Ok(());

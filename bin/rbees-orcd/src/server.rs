@@ -107,7 +107,7 @@ impl Server {
         let metrics = Metrics::default();
         let closing = CancellationToken::new();
         let mut store = Store::open(&config.home)?;
-        let (handle, mailbox) = driver::mailbox(store.prefix_key(next_key)?);
+        let (handle, mailbox) = driver::mailbox(store.hash_key(next_key)?);
         let reports = handle.clone();
         let subscribers = Subscribers::new(
             Box::new(move |job_id, readers| reports.report(Event::ReadersChanged { job_id, readers })),

@@ -1,6 +1,7 @@
 //! The database: what the brain decided, in one transaction per batch, before anybody acts on it.
 
 pub mod history;
+pub mod journal;
 pub mod migrate;
 pub mod record;
 mod write;
@@ -18,7 +19,7 @@ use uuid::Uuid;
 use self::migrate::{MIGRATIONS, migrate};
 use self::record::{JOB_COLUMNS, from_micros, job_from, micros, read_json};
 pub use self::write::{Change, KeptStream};
-use crate::prefix::PrefixKey;
+use crate::hashes::HashKey;
 
 /// SQLite before this could lose committed data when its log was reset.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -123,19 +124,19 @@ impl Store {
     ///
     /// # Errors
     /// When SQLite fails.
-    pub fn prefix_key(&mut self, draw: impl FnOnce() -> [u8; 16]) -> Result<PrefixKey, StoreError> {
-        let halves = (self.meta("prefix_key_0")?, self.meta("prefix_key_1")?);
+    pub fn hash_key(&mut self, draw: impl FnOnce() -> [u8; 16]) -> Result<HashKey, StoreError> {
+        let halves = (self.meta("hash_key_0")?, self.meta("hash_key_1")?);
         if let (Some(first), Some(second)) = halves {
-            return Ok(PrefixKey(
+            return Ok(HashKey(
                 (i128::from(first) << 64 | i128::from(second) & i128::from(u64::MAX)).to_be_bytes(),
             ));
         }
         let key = i128::from_be_bytes(draw());
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        write::put_meta(&transaction, "prefix_key_0", (key >> 64) as i64)?;
-        write::put_meta(&transaction, "prefix_key_1", key as i64)?;
+        write::put_meta(&transaction, "hash_key_0", (key >> 64) as i64)?;
+        write::put_meta(&transaction, "hash_key_1", key as i64)?;
         transaction.commit()?;
-        Ok(PrefixKey(key.to_be_bytes()))
+        Ok(HashKey(key.to_be_bytes()))
     }
 
     /// Where the file lies.
@@ -205,6 +206,15 @@ impl Store {
             (micros(before), limit),
         )?;
         Ok(deleted)
+    }
+
+    /// Deletes chapters of the journal that ended before `before` or are too much; says how many
+    /// rows there were.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn prune_journal(&mut self, before: Time, most_bytes: u64) -> Result<usize, StoreError> {
+        journal::prune(&self.connection, before, most_bytes)
     }
 
     /// Copies the write-ahead log into the file and empties it, so that erased text is gone from

@@ -7,16 +7,15 @@ use std::sync::mpsc;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
 use api_types::worker::{ExecuteRequest, FailedCall, HeartbeatCall, ReadyCall, RunRef, WorkerHealth};
 use api_types::{
-    CorrelationId, ErrorCode, ErrorDetail, Incarnation, JobId, PoolId, PrefixChain, SessionId, TenantId,
-    WorkerId,
+    CorrelationId, ErrorCode, ErrorDetail, Incarnation, JobId, PoolId, SessionId, TenantId, WorkerId,
 };
 use orchestrator_core::{
     Answer, Event, Idempotency, Notice, Orchestrator, PoolModel, PoolRow, RequestId, Run, Submission, Time,
 };
 use tokio::sync::{broadcast, oneshot};
 
+use crate::hashes::HashKey;
 use crate::ids::next_job_id;
-use crate::prefix::PrefixKey;
 
 /// Callers that may wait for the driver at once; more are answered `TOO_MANY_REQUESTS`.
 const MAX_WAITING: usize = 8_192;
@@ -97,7 +96,7 @@ pub struct Handle {
     waiting: Arc<AtomicUsize>,
     next_request: Arc<AtomicU64>,
     notices: broadcast::Sender<Notice>,
-    prefix_key: PrefixKey,
+    hash_key: HashKey,
 }
 
 /// Counts a caller for as long as it waits.
@@ -111,14 +110,14 @@ impl Drop for Place {
 
 impl Handle {
     /// A handle, and the mailbox to give to the driver.
-    pub(super) fn new(prefix_key: PrefixKey) -> (Self, mpsc::Receiver<Message>) {
+    pub(super) fn new(hash_key: HashKey) -> (Self, mpsc::Receiver<Message>) {
         let (inbox, mailbox) = mpsc::channel();
         let handle = Self {
             inbox,
             waiting: Arc::default(),
             next_request: Arc::new(AtomicU64::new(1)),
             notices: broadcast::Sender::new(NOTICES),
-            prefix_key,
+            hash_key,
         };
         (handle, mailbox)
     }
@@ -129,10 +128,9 @@ impl Handle {
     /// What the brain refuses it for, or that the driver is overloaded or stopped.
     pub async fn submit(&self, task: CheckedTask) -> Result<Accepted, ErrorDetail> {
         let job_id = next_job_id();
-        let prefix = self.prefix_key.chain(task.request.prompt.as_deref(), task.request.messages.as_deref());
         let answer = self
             .ask(|request, reply| {
-                let submission = submission(request, job_id, &task, prefix);
+                let submission = submission(request, job_id, &task, &self.hash_key);
                 Message::Submit(Box::new(submission), Box::new(task.request), Some((request, reply)))
             })
             .await?;
@@ -324,7 +322,7 @@ impl Handle {
     }
 }
 
-fn submission(request: RequestId, job_id: JobId, task: &CheckedTask, prefix: PrefixChain) -> Submission {
+fn submission(request: RequestId, job_id: JobId, task: &CheckedTask, hash_key: &HashKey) -> Submission {
     Submission {
         request,
         job_id,
@@ -333,7 +331,7 @@ fn submission(request: RequestId, job_id: JobId, task: &CheckedTask, prefix: Pre
         tenant: task.tenant.clone(),
         session_id: task.session_id.clone(),
         prompt_bytes: task.prompt_bytes,
-        prefix,
+        prefix: hash_key.chain(task.request.prompt.as_deref(), task.request.messages.as_deref()),
         max_tokens: task.request.max_tokens,
         priority: task.priority,
         deadline_ms: task.deadline_ms,
@@ -341,7 +339,10 @@ fn submission(request: RequestId, job_id: JobId, task: &CheckedTask, prefix: Pre
         retry: task.retry,
         placement: task.placement.clone(),
         durability: task.durability,
-        idempotency: task.idempotency.clone(),
+        idempotency: task
+            .idempotency
+            .as_ref()
+            .map(|given| Idempotency { key: hash_key.of(&given.key), digest: hash_key.of(&given.digest) }),
         correlation_id: task.correlation_id.clone(),
     }
 }

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use api_types::JobId;
 use api_types::task::{Decision, TaskStatus};
-use orchestrator_core::JobRow;
+use orchestrator_core::{JobRow, Time};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
+use super::journal::{Chapter, chapters};
 use super::record::{JOB_COLUMNS, job_from, read_json};
 use super::{KeptStream, StoreError};
 
@@ -99,6 +100,14 @@ impl History {
             Ok(decisions)
         })
         .await
+    }
+
+    /// The journal since a time, oldest first, beginning with the snapshot before it.
+    ///
+    /// # Errors
+    /// As [`Self::job`].
+    pub async fn journal(&self, since: Time) -> Result<Vec<Chapter>, StoreError> {
+        self.ask(move |connection| chapters(connection, since)).await
     }
 
     async fn ask<T: Send + 'static>(

@@ -2,11 +2,12 @@
 
 use api_types::task::Decision;
 use api_types::{Attempt, JobId, PoolId, WorkerId};
-use orchestrator_core::{JobRow, PoolRow, WorkerRow};
+use orchestrator_core::journal::Segment;
+use orchestrator_core::{JobRow, PoolRow, Time, WorkerRow};
 use rusqlite::Transaction;
 
-use super::StoreError;
 use super::record::{JobDetail, WorkerDetail, micros, write_json};
+use super::{StoreError, journal};
 
 /// Something to write. As the brain asked for it, with the texts that the brain never sees.
 #[derive(Debug)]
@@ -45,6 +46,15 @@ pub enum Change {
         /// Who was looked at.
         decision: Decision,
     },
+    /// A snapshot of the brain (CBOR): the journal begins anew with it.
+    BeginJournal {
+        /// When it was taken.
+        at: Time,
+        /// The brain's state.
+        snapshot: Vec<u8>,
+    },
+    /// What the brain was told since the last entry.
+    AppendJournal(Segment),
     /// A worker that is new or changed.
     PutWorker(WorkerRow),
     /// A worker that is no longer of interest.
@@ -76,6 +86,8 @@ pub(super) fn apply(transaction: &Transaction<'_>, change: &Change) -> Result<()
         Change::PutDecision { job_id, attempt, decision } => {
             put_decision(transaction, *job_id, *attempt, decision)
         }
+        Change::BeginJournal { at, snapshot } => journal::begin(transaction, *at, snapshot),
+        Change::AppendJournal(segment) => journal::append(transaction, segment),
         Change::PutWorker(row) => put_worker(transaction, row),
         Change::DeleteWorker(id) => {
             delete(transaction, "DELETE FROM workers WHERE worker_id = ?1", id.as_str())

@@ -7,6 +7,7 @@ mod configuration;
 mod daemon;
 mod guard;
 mod idempotency;
+mod journal;
 mod migrations;
 mod openai;
 mod openapi;

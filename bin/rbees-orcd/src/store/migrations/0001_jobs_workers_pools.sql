@@ -41,6 +41,16 @@ CREATE TABLE decisions (
     PRIMARY KEY (number, attempt)
 ) STRICT, WITHOUT ROWID;
 
+-- What the brain was told, in the order it was told: a snapshot (hash is NULL), then what followed
+-- it, then the next snapshot. hash and placements stand for the decisions since the snapshot.
+CREATE TABLE journal (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    at         INTEGER NOT NULL,
+    hash       INTEGER,
+    placements INTEGER NOT NULL,
+    body       BLOB NOT NULL
+) STRICT;
+
 CREATE TABLE workers (
     worker_id TEXT PRIMARY KEY,
     detail    TEXT NOT NULL

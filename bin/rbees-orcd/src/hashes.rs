@@ -1,22 +1,29 @@
-//! Hashes the start of a prompt, under a key that never leaves this orchestrator's database.
+//! Hashes what clients say, under a key that never leaves this orchestrator's database.
 
 use std::hash::Hasher;
 
 use api_types::prefix::{BLOCK_BYTES, BlockHash, MAX_BLOCKS, PrefixChain};
 use api_types::task::ChatMessage;
 use siphasher::sip::SipHasher13;
+use siphasher::sip128::SipHasher13 as SipHasher13x2;
 
 /// The key of one orchestrator's hashes: without it a hash says nothing about a text.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct PrefixKey(pub [u8; 16]);
+pub struct HashKey(pub [u8; 16]);
 
-impl std::fmt::Debug for PrefixKey {
+impl std::fmt::Debug for HashKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("PrefixKey").finish_non_exhaustive()
+        f.debug_tuple("HashKey").finish_non_exhaustive()
     }
 }
 
-impl PrefixKey {
+impl HashKey {
+    /// What stands for a client's text wherever it is only compared: 32 hex digits.
+    pub fn of(&self, text: &str) -> String {
+        let hash = SipHasher13x2::new_with_key(&self.0).hash(text.as_bytes());
+        format!("{:032x}", hash.as_u128())
+    }
+
     /// The chain of a prompt, or of messages in the order of the conversation.
     pub fn chain(&self, prompt: Option<&str>, messages: Option<&[ChatMessage]>) -> PrefixChain {
         let mut chain = Chain { hasher: SipHasher13::new_with_key(&self.0), in_block: 0, blocks: Vec::new() };
@@ -57,7 +64,7 @@ impl Chain {
 mod tests {
     use super::*;
 
-    const KEY: PrefixKey = PrefixKey([7; 16]);
+    const KEY: HashKey = HashKey([7; 16]);
 
     fn message(role: &str, content: &str) -> ChatMessage {
         ChatMessage { role: role.to_owned(), content: content.to_owned() }
@@ -71,7 +78,7 @@ mod tests {
         assert_eq!((one.blocks().len(), other.blocks().len()), (3, 3));
         assert_eq!(one.blocks()[..2], other.blocks()[..2]);
         assert_ne!(one.blocks()[2], other.blocks()[2]);
-        assert_ne!(PrefixKey([8; 16]).chain(Some(&common), None).blocks()[0], one.blocks()[0]);
+        assert_ne!(HashKey([8; 16]).chain(Some(&common), None).blocks()[0], one.blocks()[0]);
     }
 
     #[test]
