@@ -1,23 +1,17 @@
 //! Accept a task or refuse it with the reason.
 
 use api_types::task::TaskStatus;
-use api_types::worker::WorkerStatus;
 use api_types::{ErrorCode, ErrorDetail, TaskEvent, WorkerId};
 use serde_json::json;
 
 use crate::event::{Idempotency, RequestId, Submission};
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
-use crate::place::fits;
 use crate::row::JobRow;
 use crate::settings::FullPolicy;
 use crate::step::{Action, Answer, Write};
 use crate::time::Time;
 use crate::turn::{Submitted, Turn};
-use crate::worker::Worker;
-
-/// The capability of a worker whose model has a chat template.
-const CHAT: &str = "chat";
 
 impl Orchestrator {
     /// Takes a task in, answers with the first job of its idempotency key, or refuses it.
@@ -26,6 +20,7 @@ impl Orchestrator {
             return turn.answer(submission.request, answer);
         }
         let request = submission.request;
+        self.registry.refresh(&self.settings, turn.now);
         match self.check(submission, turn.now) {
             Ok(row) => match self.make_room(&row, turn) {
                 Ok(()) => self.admit(request, row, turn),
@@ -68,14 +63,7 @@ impl Orchestrator {
 
     /// A conversation needs a chat template: refused when every ready worker of the model lacks one.
     fn check_chat(&self, model: &str) -> Result<(), ErrorDetail> {
-        let mut ready = self
-            .registry
-            .of_model(model)
-            .filter(|worker| worker.gone.is_none() && worker.status == Some(WorkerStatus::Ready))
-            .peekable();
-        let any_ready = ready.peek().is_some();
-        let any_chat = ready.any(|worker| worker.row.facts.capabilities.iter().any(|has| has == CHAT));
-        if !any_ready || any_chat {
+        if !self.registry.openings().lacks_chat(model) {
             return Ok(());
         }
         Err(ErrorDetail::new(
@@ -105,12 +93,10 @@ impl Orchestrator {
     }
 
     fn starts_beside(&self, capacity: u64, row: &JobRow, now: Time) -> bool {
-        let living = |worker: &&Worker| worker.gone.is_none();
-        let slots: u64 = self.registry.all().filter(living).map(|w| u64::from(w.row.facts.slots)).sum();
-        let open = |worker: &Worker| fits(row, worker) && worker.is_open(&self.settings, now);
+        let slots = self.registry.openings().totals().living_slots;
         (self.jobs.len() as u64) < capacity.saturating_add(slots)
             && !self.queue.has(&row.model)
-            && self.registry.of_model(&row.model).any(open)
+            && self.has_opening_for(row, now)
     }
 
     fn admit(&mut self, request: RequestId, row: JobRow, turn: &mut Turn) {

@@ -123,6 +123,12 @@ impl Orchestrator {
         self.settle(turn)
     }
 
+    /// Whether every index says what a look at everything finds, as of the last event or timeout.
+    /// For tests and the simulation.
+    pub fn indexes_are_exact(&self) -> bool {
+        self.registry.openings_are_exact(&self.settings, self.seen)
+    }
+
     /// When something is due next.
     pub fn poll_timeout(&self) -> Option<Time> {
         self.alarms.next()
@@ -140,6 +146,7 @@ impl Orchestrator {
             let answer = self.accepted(submitted);
             turn.step.actions.insert(before_placement, Action::Answer { request: submitted.request, answer });
         }
+        self.registry.refresh(&self.settings, turn.now);
         self.set_alarms(&turn);
         self.tell_watchers(&mut turn);
         turn.step

@@ -29,7 +29,11 @@ impl Orchestrator {
     /// Hands out jobs of one model for as long as a worker has a free slot and a job fits.
     pub(crate) fn place_queued(&mut self, model: &str, turn: &mut Turn) {
         let mut without = BTreeSet::new();
-        while self.has_open_worker(model, turn.now) {
+        loop {
+            self.registry.refresh(&self.settings, turn.now);
+            if !self.registry.openings().has_open(model) {
+                return;
+            }
             let Some(next) = self.queue.next(model, &without, &self.settings, turn.now) else { return };
             if !self.place_job(&next, turn) {
                 without.insert(next.group);
@@ -37,9 +41,9 @@ impl Orchestrator {
         }
     }
 
-    /// Whether any worker of this model could take a job at `now`.
-    pub(crate) fn has_open_worker(&self, model: &str, now: Time) -> bool {
-        self.registry.of_model(model).any(|worker| worker.is_open(&self.settings, now))
+    /// Whether a worker could take this job at once. The index must be up to date.
+    pub(crate) fn has_opening_for(&self, row: &JobRow, now: Time) -> bool {
+        self.shortlist(row).into_iter().any(|worker| fits(row, worker) && worker.is_open(&self.settings, now))
     }
 
     fn place_job(&mut self, next: &Next, turn: &mut Turn) -> bool {
@@ -55,10 +59,10 @@ impl Orchestrator {
         true
     }
 
-    /// Picks a worker among those that run the model, and records why.
-    fn decide(&self, row: &JobRow, now: Time) -> Option<(Decision, WorkerId)> {
-        let workers = self.registry.of_model(&row.model);
-        let (feasible, ruled_out) = feasible_workers(row, workers, RULED_OUT_KEPT, &self.settings, now);
+    /// Picks a worker among a few of those that run the model, and records why.
+    pub(crate) fn decide(&self, row: &JobRow, now: Time) -> Option<(Decision, WorkerId)> {
+        let (feasible, ruled_out) =
+            feasible_workers(row, self.looked_at(row).into_iter(), RULED_OUT_KEPT, &self.settings, now);
         let scored = score_workers(row, feasible, &*self.policy, now);
         let picked = pick_worker(&scored)?;
         Some((self.record(row, scored, ruled_out, Some(picked.clone()), now), picked))
@@ -255,6 +259,8 @@ fn score_worker(row: &JobRow, job: &JobFacts<'_>, worker: &Worker, policy: &dyn 
         slots_free: worker.slots_free(),
         context_length: facts.context_length,
         free_memory_bytes: worker.free_memory_bytes,
+        prefix_share: 0.0,
+        session_here: false,
     };
     let mut score = policy.score(job, &load);
     if row.placement.prefer.iter().any(|name| is_called(worker, name)) {

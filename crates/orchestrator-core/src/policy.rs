@@ -19,7 +19,7 @@ pub struct JobFacts<'a> {
 }
 
 /// What a policy may know of a feasible worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WorkerLoad<'a> {
     /// `cpu`, `cuda`, `metal`, `vulkan` or `fake`.
     pub backend: &'a str,
@@ -31,6 +31,10 @@ pub struct WorkerLoad<'a> {
     pub context_length: u32,
     /// Free memory of its device, in bytes; 0 when unknown.
     pub free_memory_bytes: u64,
+    /// Share of the job's prompt whose KV cache it holds, from 0 to 1.
+    pub prefix_share: f64,
+    /// Whether it ran the last job of this job's session.
+    pub session_here: bool,
 }
 
 /// Scores feasible workers; the highest score is taken, and between equals the lower id.
@@ -43,19 +47,53 @@ pub trait Policy: Debug + Send {
     fn score(&self, job: &JobFacts<'_>, worker: &WorkerLoad<'_>) -> f64;
 }
 
-/// The built-in policy: least loaded by slots, then most free memory.
+/// The built-in policy: what the worker holds of the prompt and the session goes first where it
+/// helps, then the share of free slots, then free memory.
+///
+/// Affinity is worth the share of the prompt that needs no prefill: all of it outweighs any load, a
+/// tenth of it gives way to a worker that has a tenth more of its slots free.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LeastLoaded;
 
-impl Policy for LeastLoaded {
-    fn describe(&self) -> &'static str {
-        "default: least loaded by slots, then most free memory, then lowest id"
+impl LeastLoaded {
+    /// Points for a prompt that is held whole.
+    pub const AFFINITY: f64 = 500.0;
+    /// Points for a worker with all slots free.
+    pub const LOAD: f64 = 499.0;
+    /// The share of the prompt that a session counts for on its last worker, where nothing better is
+    /// known of what that worker holds.
+    pub const SESSION_SHARE: f64 = 0.25;
+
+    /// Points for what the worker holds of the prompt: 0 to [`Self::AFFINITY`], whole.
+    pub fn affinity(prefix_share: f64, session_here: bool) -> f64 {
+        let session = if session_here { Self::SESSION_SHARE } else { 0.0 };
+        (Self::AFFINITY * prefix_share.clamp(session, 1.0)).floor()
     }
 
-    /// The share of free slots in per mille, and less than 1 on top for free memory.
+    /// Points for free slots: 0 to [`Self::LOAD`], whole.
+    pub fn load(slots_free: u32, slots: u32) -> f64 {
+        (Self::LOAD * f64::from(slots_free) / f64::from(slots.max(1))).floor()
+    }
+
+    /// Points for free memory: less than 1, in millionths, so that they survive being written down.
+    pub fn memory(free_memory_bytes: u64) -> f64 {
+        let gigabytes = free_memory_bytes as f64 / 1e9;
+        (gigabytes / (gigabytes + 1.0) * 1e6).floor().min(999_999.0) / 1e6
+    }
+
+    /// Points of a worker that holds nothing.
+    pub fn base(slots_free: u32, slots: u32, free_memory_bytes: u64) -> f64 {
+        Self::load(slots_free, slots) + Self::memory(free_memory_bytes)
+    }
+}
+
+impl Policy for LeastLoaded {
+    fn describe(&self) -> &'static str {
+        "default: prefix or session affinity where it helps, then least loaded by slots, then most free memory, then lowest id"
+    }
+
     fn score(&self, _job: &JobFacts<'_>, worker: &WorkerLoad<'_>) -> f64 {
-        let share = u64::from(worker.slots_free) * 999 / u64::from(worker.slots.max(1));
-        let gigabytes = worker.free_memory_bytes as f64 / 1e9;
-        share as f64 + gigabytes / (gigabytes + 1.0)
+        Self::affinity(worker.prefix_share, worker.session_here)
+            + Self::base(worker.slots_free, worker.slots, worker.free_memory_bytes)
     }
 }

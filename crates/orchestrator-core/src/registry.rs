@@ -6,6 +6,8 @@ use api_types::{Incarnation, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::event::RunKey;
+use crate::openings::Openings;
+use crate::settings::Settings;
 use crate::time::Time;
 use crate::worker::{SlotUse, Worker};
 
@@ -14,6 +16,14 @@ use crate::worker::{SlotUse, Worker};
 pub(crate) struct Registry {
     workers: BTreeMap<WorkerId, Worker>,
     by_model: BTreeMap<String, BTreeSet<WorkerId>>,
+    /// Follows from the workers, so it is built anew rather than read back.
+    #[serde(skip)]
+    openings: Openings,
+    #[serde(skip)]
+    is_indexed: bool,
+    /// Workers that may have changed since the index was last brought up to date.
+    #[serde(skip)]
+    changed: BTreeSet<WorkerId>,
     /// The number the next registration gets.
     pub next_incarnation: Incarnation,
     /// Until when silence is not believed.
@@ -24,10 +34,13 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// An empty registry that numbers on from `next_incarnation`.
-    pub const fn new(next_incarnation: Incarnation) -> Self {
+    pub fn new(next_incarnation: Incarnation) -> Self {
         Self {
             workers: BTreeMap::new(),
             by_model: BTreeMap::new(),
+            openings: Openings::default(),
+            is_indexed: false,
+            changed: BTreeSet::new(),
             next_incarnation,
             brake_until: None,
             silenced: Vec::new(),
@@ -45,6 +58,7 @@ impl Registry {
     pub fn put(&mut self, worker: Worker) {
         let worker_id = worker.row.facts.worker_id.clone();
         self.remove(&worker_id);
+        self.changed.insert(worker_id.clone());
         self.by_model.entry(worker.row.facts.model.clone()).or_default().insert(worker_id.clone());
         self.workers.insert(worker_id, worker);
     }
@@ -52,6 +66,8 @@ impl Registry {
     /// Forgets a worker.
     pub fn remove(&mut self, worker_id: &WorkerId) -> Option<Worker> {
         let worker = self.workers.remove(worker_id)?;
+        self.changed.remove(worker_id);
+        self.openings.remove(worker_id);
         let model = &worker.row.facts.model;
         if let Some(ids) = self.by_model.get_mut(model) {
             ids.remove(worker_id);
@@ -67,9 +83,13 @@ impl Registry {
         self.workers.get(worker_id)
     }
 
-    /// A worker by id, to change what the indexes do not depend on.
+    /// A worker by id, to change anything but its facts, which `put` replaces.
     pub fn get_mut(&mut self, worker_id: &WorkerId) -> Option<&mut Worker> {
-        self.workers.get_mut(worker_id)
+        let worker = self.workers.get_mut(worker_id)?;
+        if !self.changed.contains(worker_id) {
+            self.changed.insert(worker_id.clone());
+        }
+        Some(worker)
     }
 
     /// The worker that holds a run, if that incarnation is still its current one.
@@ -82,9 +102,60 @@ impl Registry {
         self.workers.values()
     }
 
-    /// Every worker, by id, to change what the indexes do not depend on.
+    /// Every worker, by id, to change anything but its facts.
     pub fn all_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
+        self.changed.extend(self.workers.keys().cloned());
         self.workers.values_mut()
+    }
+
+    /// Brings the index of open workers up to `now`. Costs what has changed since the last time.
+    pub fn refresh(&mut self, settings: &Settings, now: Time) {
+        if !std::mem::replace(&mut self.is_indexed, true) {
+            self.changed.extend(self.workers.keys().cloned());
+        }
+        self.changed.extend(self.openings.due(now).cloned());
+        for worker_id in std::mem::take(&mut self.changed) {
+            match self.workers.get(&worker_id) {
+                Some(worker) => self.openings.put(worker, settings, now),
+                None => self.openings.remove(&worker_id),
+            }
+        }
+    }
+
+    /// The index of open workers, as of the last `refresh`.
+    pub const fn openings(&self) -> &Openings {
+        &self.openings
+    }
+
+    /// Whether the index says what a look at every worker finds.
+    pub fn openings_are_exact(&self, settings: &Settings, now: Time) -> bool {
+        let mut from_scratch = Openings::default();
+        for worker in self.workers.values() {
+            from_scratch.put(worker, settings, now);
+        }
+        self.openings == from_scratch
+    }
+
+    /// Workers that are not given up, and those that could take a job now or after their running
+    /// ones.
+    pub fn living_and_serving(&self, settings: &Settings, now: Time) -> (u64, u64) {
+        if !self.is_indexed {
+            let living = self.all().filter(|worker| worker.gone.is_none()).count();
+            let serving = self.all().filter(|worker| worker.is_serving(settings, now)).count();
+            return (living as u64, serving as u64);
+        }
+        let openings = &self.openings;
+        let counts_now = |worker_id: &&WorkerId| {
+            self.workers.get(worker_id).is_some_and(|worker| worker.is_serving(settings, now))
+        };
+        let (fell, rose) = openings.due(now).fold((0, 0), |(fell, rose), worker_id| {
+            match (openings.counts_as_serving(worker_id), counts_now(&worker_id)) {
+                (true, false) => (fell + 1, rose),
+                (false, true) => (fell, rose + 1),
+                (true, true) | (false, false) => (fell, rose),
+            }
+        });
+        (openings.totals().living, openings.totals().serving + rose - fell)
     }
 
     /// The workers that run a model, by id.
@@ -119,6 +190,6 @@ impl Registry {
     }
 
     fn holder_mut(&mut self, run: &RunKey) -> Option<&mut Worker> {
-        self.workers.get_mut(&run.worker_id).filter(|worker| worker.row.incarnation == run.incarnation)
+        self.get_mut(&run.worker_id).filter(|worker| worker.row.incarnation == run.incarnation)
     }
 }

@@ -96,11 +96,11 @@ impl Orchestrator {
 
     /// Counts for `/health`.
     pub fn health(&self, now: Time) -> HealthCounts {
-        let serving = |worker: &&Worker| worker.is_serving(&self.settings, now);
+        let (workers, ready_workers) = self.registry.living_and_serving(&self.settings, now);
         HealthCounts {
             pools: self.pools.len() as u64,
-            workers: self.registry.all().filter(|worker| worker.gone.is_none()).count() as u64,
-            ready_workers: self.registry.all().filter(serving).count() as u64,
+            workers,
+            ready_workers,
             queue_depth: self.queue.len(),
             running: (self.jobs.len() as u64).saturating_sub(self.queue.len()),
             braking: self.registry.brake_until.is_some_and(|until| now < until),

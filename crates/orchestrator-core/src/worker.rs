@@ -7,6 +7,7 @@ use api_types::{Attempt, ErrorDetail, InstanceId, JobId};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Run;
+use crate::policy::LeastLoaded;
 use crate::row::WorkerRow;
 use crate::settings::Settings;
 use crate::time::Time;
@@ -164,6 +165,21 @@ impl Worker {
         self.state(settings, now) == WorkerState::Ready
             && self.slots_free() > 0
             && self.paused_until.is_none_or(|until| until <= now)
+    }
+
+    /// What the built-in policy thinks of it for a job that it holds nothing of.
+    pub fn base_points(&self) -> f64 {
+        LeastLoaded::base(self.slots_free(), self.row.facts.slots, self.free_memory_bytes)
+    }
+
+    /// When the mere passing of time next changes what it can take.
+    pub fn next_change(&self, settings: &Settings, now: Time) -> Option<Time> {
+        let suspect_at = self.last_heard + settings.lease.suspect_ms;
+        [Some(suspect_at), self.paused_until, self.quarantined_until]
+            .into_iter()
+            .flatten()
+            .filter(|at| self.gone.is_none() && *at > now)
+            .min()
     }
 
     /// Whether it could run a job now or after its running ones.

@@ -53,6 +53,13 @@ impl Checks {
         }
     }
 
+    /// The indexes that placements go by say what is so.
+    pub fn indexed(&mut self, brain: &Orchestrator) {
+        if !brain.indexes_are_exact() {
+            self.fail("index", "an index of the brain differs from what it is an index of".to_owned());
+        }
+    }
+
     /// A job was committed without its first event.
     pub fn no_first_event(&mut self, job_id: JobId) -> TaskEvent {
         self.fail("I5", format!("{job_id} is inserted without its first event"));

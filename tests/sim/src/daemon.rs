@@ -159,6 +159,7 @@ impl World {
         daemon.journal.event(&event, now);
         let more = daemon.brain.handle_event(event, now);
         let wrong = daemon.journal.decided(&daemon.brain, &more);
+        self.checks.indexed(&daemon.brain);
         if let Some(run) = reported {
             let after = row_of(&daemon.brain, &run);
             self.checks.stale_report(&run, before.as_ref(), after.as_ref());
@@ -177,6 +178,7 @@ impl World {
             daemon.journal.timeout(now);
             let more = daemon.brain.handle_timeout(now);
             let wrong = daemon.journal.decided(&daemon.brain, &more);
+            self.checks.indexed(&daemon.brain);
             self.checks.replayed(wrong);
             self.counts.timeouts += 1;
             self.checks.decided(&more, now);

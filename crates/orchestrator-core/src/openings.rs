@@ -1,0 +1,327 @@
+//! Workers by what they can do and how free they are, so that a placement looks at a few of them
+//! whatever the size of the fleet.
+//!
+//! Workers of one model fall into classes (backend and capabilities: a handful, as many as there are
+//! builds) and within a class into pools. Workers of one class and pool meet the same demands but for
+//! those that name a worker, so they stand in one order: that of the built-in policy without
+//! affinity. The index says what holds at the time it was last brought up to date; what the mere
+//! passing of time changes is kept by when it falls due.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use api_types::task::Placement;
+use api_types::worker::WorkerStatus;
+use api_types::{PoolId, WorkerId};
+
+use crate::settings::Settings;
+use crate::time::Time;
+use crate::worker::Worker;
+
+/// The capability of a worker whose model has a chat template.
+const CHAT: &str = "chat";
+
+/// The index. Everything in it follows from the workers and the time.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Openings {
+    models: BTreeMap<String, OfModel>,
+    entries: BTreeMap<WorkerId, Entry>,
+    due: BTreeSet<(Time, WorkerId)>,
+    totals: Totals,
+}
+
+/// Sums over all workers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Workers that are not given up.
+    pub living: u64,
+    /// Their slots.
+    pub living_slots: u64,
+    /// Workers that could take a job now or after their running ones.
+    pub serving: u64,
+}
+
+/// Workers of one model.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct OfModel {
+    classes: BTreeMap<Class, OfClass>,
+    open: u64,
+    closed: BTreeSet<WorkerId>,
+}
+
+/// What a worker can do, as far as a job may require it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Class {
+    backend: String,
+    capabilities: BTreeSet<String>,
+}
+
+/// Workers of one class, those that are open in order.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct OfClass {
+    members: u64,
+    /// Members that said they are ready, whatever their lease.
+    ready: u64,
+    /// The best open worker of each pool.
+    heads: BTreeSet<(Standing, Option<PoolId>)>,
+    pools: BTreeMap<Option<PoolId>, BTreeSet<Standing>>,
+}
+
+/// A place in the order: most points first, between equals the lower id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Standing {
+    /// The bits of a number that is not negative, which sort as the number does.
+    points: Reverse<u64>,
+    worker_id: WorkerId,
+}
+
+/// Where a worker stands in the index.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    model: String,
+    class: Class,
+    pool: Option<PoolId>,
+    slots: u32,
+    state: State,
+}
+
+/// What of a worker changes from event to event.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct State {
+    open: Option<Standing>,
+    due: Option<Time>,
+    living: bool,
+    ready: bool,
+    serving: bool,
+}
+
+impl State {
+    fn of(worker: &Worker, settings: &Settings, now: Time) -> Self {
+        let living = worker.gone.is_none();
+        let open = worker.is_open(settings, now).then(|| Standing {
+            points: Reverse(worker.base_points().to_bits()),
+            worker_id: worker.row.facts.worker_id.clone(),
+        });
+        Self {
+            open,
+            due: worker.next_change(settings, now),
+            living,
+            ready: living && worker.status == Some(WorkerStatus::Ready),
+            serving: worker.is_serving(settings, now),
+        }
+    }
+}
+
+impl Class {
+    fn of(worker: &Worker) -> Self {
+        let facts = &worker.row.facts;
+        Self { backend: facts.backend.clone(), capabilities: facts.capabilities.iter().cloned().collect() }
+    }
+
+    fn meets(&self, require: &[String]) -> bool {
+        require.iter().all(|name| self.backend == *name || self.capabilities.contains(name))
+    }
+}
+
+impl Openings {
+    /// Notes how a worker stands now; one that is in the index already must have the same facts.
+    pub fn put(&mut self, worker: &Worker, settings: &Settings, now: Time) {
+        let facts = &worker.row.facts;
+        let state = State::of(worker, settings, now);
+        if !self.entries.contains_key(&facts.worker_id) {
+            self.add(worker);
+        }
+        self.change(&facts.worker_id, state);
+    }
+
+    fn add(&mut self, worker: &Worker) {
+        let facts = &worker.row.facts;
+        let entry = Entry {
+            model: facts.model.clone(),
+            class: Class::of(worker),
+            pool: facts.pool_id.clone(),
+            slots: facts.slots,
+            state: State::default(),
+        };
+        let of_model = self.models.entry(entry.model.clone()).or_default();
+        of_model.closed.insert(facts.worker_id.clone());
+        of_model.classes.entry(entry.class.clone()).or_default().members += 1;
+        self.entries.insert(facts.worker_id.clone(), entry);
+    }
+
+    /// Forgets a worker.
+    pub fn remove(&mut self, worker_id: &WorkerId) {
+        self.change(worker_id, State::default());
+        let Some(entry) = self.entries.remove(worker_id) else { return };
+        let Some(of_model) = self.models.get_mut(&entry.model) else { return };
+        of_model.closed.remove(worker_id);
+        if let Some(of_class) = of_model.classes.get_mut(&entry.class) {
+            of_class.members -= 1;
+            if of_class.members == 0 {
+                of_model.classes.remove(&entry.class);
+            }
+        }
+        if of_model.classes.is_empty() {
+            self.models.remove(&entry.model);
+        }
+    }
+
+    fn change(&mut self, worker_id: &WorkerId, state: State) {
+        let Some(entry) = self.entries.get_mut(worker_id) else { return };
+        let old = std::mem::replace(&mut entry.state, state);
+        let new = &entry.state;
+        if old == *new {
+            return;
+        }
+        if old.due != new.due {
+            if let Some(at) = old.due {
+                self.due.remove(&(at, worker_id.clone()));
+            }
+            if let Some(at) = new.due {
+                self.due.insert((at, worker_id.clone()));
+            }
+        }
+        self.totals.count(&old, new, entry.slots);
+        let Some(of_model) = self.models.get_mut(&entry.model) else { return };
+        of_model.count(worker_id, old.open.is_some(), new.open.is_some());
+        let Some(of_class) = of_model.classes.get_mut(&entry.class) else { return };
+        of_class.ready = of_class.ready + u64::from(new.ready) - u64::from(old.ready);
+        if old.open != new.open {
+            of_class.stand(&entry.pool, old.open.as_ref(), new.open.clone());
+        }
+    }
+
+    /// Workers whose standing the passing of time has changed by `now`.
+    pub fn due(&self, now: Time) -> impl Iterator<Item = &WorkerId> {
+        self.due.iter().take_while(move |(at, _)| *at <= now).map(|(_, worker_id)| worker_id)
+    }
+
+    /// Whether any worker of this model is open.
+    pub fn has_open(&self, model: &str) -> bool {
+        self.models.get(model).is_some_and(|of_model| of_model.open > 0)
+    }
+
+    /// Workers of this model that are not open, by id.
+    pub fn closed(&self, model: &str) -> impl Iterator<Item = &WorkerId> {
+        self.models.get(model).into_iter().flat_map(|of_model| &of_model.closed)
+    }
+
+    /// Sums over all workers.
+    pub const fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Whether a worker counts as one that serves, as of the last change.
+    pub fn counts_as_serving(&self, worker_id: &WorkerId) -> bool {
+        self.entries.get(worker_id).is_some_and(|entry| entry.state.serving)
+    }
+
+    /// Whether every worker of the model that is ready lacks a chat template, and there is one.
+    pub fn lacks_chat(&self, model: &str) -> bool {
+        let Some(of_model) = self.models.get(model) else { return false };
+        let ready = || of_model.classes.iter().filter(|(_, of_class)| of_class.ready > 0);
+        ready().next().is_some() && !ready().any(|(class, _)| class.capabilities.contains(CHAT))
+    }
+
+    /// The best open workers that meet the demands of a placement, but for a worker it names: about
+    /// `breadth` in all, at least two of each class and best first within it.
+    ///
+    /// The best of all that is neither preferred nor has affinity is among them, even without any
+    /// one of them: a worker that is passed over stands behind two that were taken.
+    pub fn best(&self, model: &str, placement: &Placement, breadth: usize) -> Vec<&WorkerId> {
+        let classes = || {
+            let of_model = self.models.get(model).into_iter().flat_map(|of_model| &of_model.classes);
+            of_model.filter(|(class, _)| class.meets(&placement.require)).map(|(_, of_class)| of_class)
+        };
+        let each = (breadth / classes().count().max(1)).max(2);
+        classes().flat_map(|of_class| of_class.best(placement, each)).collect()
+    }
+
+    /// Open workers of other classes than the job requires, one of each.
+    pub fn unfit<'a>(&'a self, model: &str, placement: &'a Placement) -> impl Iterator<Item = &'a WorkerId> {
+        let of_model = self.models.get(model).into_iter().flat_map(|of_model| &of_model.classes);
+        of_model
+            .filter(|(class, _)| !class.meets(&placement.require))
+            .filter_map(|(_, of_class)| of_class.heads.first().map(|(standing, _)| &standing.worker_id))
+    }
+
+    /// The best open workers of a pool, two of each class.
+    pub fn of_pool<'a>(&'a self, model: &str, pool: &PoolId) -> impl Iterator<Item = &'a WorkerId> {
+        let pool = Some(pool.clone());
+        let of_model = self.models.get(model).into_iter().flat_map(|of_model| of_model.classes.values());
+        of_model
+            .filter_map(move |of_class| of_class.pools.get(&pool))
+            .flat_map(|order| order.iter().take(2).map(|standing| &standing.worker_id))
+    }
+}
+
+impl Totals {
+    fn count(&mut self, old: &State, new: &State, slots: u32) {
+        self.living = self.living + u64::from(new.living) - u64::from(old.living);
+        self.serving = self.serving + u64::from(new.serving) - u64::from(old.serving);
+        let slots = u64::from(slots);
+        self.living_slots = self.living_slots + u64::from(new.living) * slots - u64::from(old.living) * slots;
+    }
+}
+
+impl OfModel {
+    fn count(&mut self, worker_id: &WorkerId, was_open: bool, is_open: bool) {
+        match (was_open, is_open) {
+            (false, true) => {
+                self.open += 1;
+                self.closed.remove(worker_id);
+            }
+            (true, false) => {
+                self.open -= 1;
+                self.closed.insert(worker_id.clone());
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+}
+
+impl OfClass {
+    fn stand(&mut self, pool: &Option<PoolId>, old: Option<&Standing>, new: Option<Standing>) {
+        let order = self.pools.entry(pool.clone()).or_default();
+        let head = order.first().cloned();
+        if let Some(old) = old {
+            order.remove(old);
+        }
+        order.extend(new);
+        let new_head = order.first().cloned();
+        if order.is_empty() {
+            self.pools.remove(pool);
+        }
+        if head != new_head {
+            if let Some(head) = head {
+                self.heads.remove(&(head, pool.clone()));
+            }
+            self.heads.extend(new_head.map(|head| (head, pool.clone())));
+        }
+    }
+
+    /// The best open workers that no name in `avoid` means: of the pool that the placement names, or
+    /// of the pools with the best heads. An avoided worker hides at most its own pool's true head.
+    fn best<'a>(&'a self, placement: &Placement, count: usize) -> Vec<&'a WorkerId> {
+        let avoid = &placement.avoid;
+        let allowed = |standing: &&Standing| !avoid.iter().any(|name| name == standing.worker_id.as_str());
+        let of_pool = |pool: &Option<PoolId>, count: usize| {
+            self.pools.get(pool).into_iter().flatten().filter(allowed).take(count)
+        };
+        if let Some(pool) = &placement.pool {
+            let avoided = avoid.iter().any(|name| name == pool.as_str());
+            let count = if avoided { 0 } else { count };
+            return of_pool(&Some(pool.clone()), count).map(|standing| &standing.worker_id).collect();
+        }
+        let each = if self.pools.len() == 1 { count } else { 2 };
+        let is_avoided = |pool: &Option<PoolId>| {
+            pool.as_ref().is_some_and(|pool| avoid.iter().any(|name| name == pool.as_str()))
+        };
+        let pools = self.heads.iter().map(|(_, pool)| pool).filter(|pool| !is_avoided(pool));
+        let mut best: Vec<&Standing> =
+            pools.take(count + avoid.len()).flat_map(|pool| of_pool(pool, each)).collect();
+        best.sort_unstable();
+        best.truncate(count);
+        best.into_iter().map(|standing| &standing.worker_id).collect()
+    }
+}

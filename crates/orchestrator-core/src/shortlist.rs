@@ -1,0 +1,78 @@
+//! The few workers that a placement looks at, out of any number.
+
+use std::collections::BTreeMap;
+
+use api_types::{PoolId, WorkerId};
+
+use crate::orchestrator::Orchestrator;
+use crate::row::JobRow;
+use crate::worker::Worker;
+
+/// Workers without affinity that a policy gets to see, about: the least loaded of each class that
+/// meets the job's demands, and at least two of each. The built-in policy's best is always among
+/// them; a script chooses among these.
+pub(crate) const BREADTH: usize = 32;
+/// Workers that cannot take the job and are looked at to say why, on top of those with affinity.
+const RULED_OUT_LOOKED_AT: usize = 4;
+
+impl Orchestrator {
+    /// Workers that might take this job, by id: the one it asks for, or the least loaded, those that
+    /// the job prefers and those that hold something of it. Some of them may not be able to.
+    ///
+    /// The index must be up to date.
+    pub(crate) fn shortlist(&self, row: &JobRow) -> Vec<&Worker> {
+        self.find(row).workers.into_values().collect()
+    }
+
+    /// The shortlist, and a few workers of the model that cannot take the job, to say why.
+    pub(crate) fn looked_at(&self, row: &JobRow) -> Vec<&Worker> {
+        let mut found = self.find(row);
+        let openings = self.registry.openings();
+        let closed = openings.closed(&row.model).take(RULED_OUT_LOOKED_AT);
+        let unfit = openings.unfit(&row.model, &row.placement).take(RULED_OUT_LOOKED_AT);
+        closed.chain(unfit).for_each(|worker_id| found.add(worker_id));
+        found.workers.into_values().collect()
+    }
+
+    fn find<'r>(&self, row: &'r JobRow) -> Found<'_, 'r> {
+        let mut found = Found { brain: self, row, workers: BTreeMap::new() };
+        if let Some(asked) = &row.placement.worker {
+            found.add(asked);
+            return found;
+        }
+        let best = self.registry.openings().best(&row.model, &row.placement, BREADTH);
+        best.into_iter().for_each(|worker_id| found.add(worker_id));
+        row.placement.prefer.iter().for_each(|name| found.add_called(name));
+        found
+    }
+}
+
+/// A shortlist in the making: each worker once, and only of the job's model.
+struct Found<'a, 'r> {
+    brain: &'a Orchestrator,
+    row: &'r JobRow,
+    workers: BTreeMap<&'a WorkerId, &'a Worker>,
+}
+
+impl Found<'_, '_> {
+    fn add(&mut self, worker_id: &WorkerId) {
+        let worker = self.brain.registry.get(worker_id);
+        if let Some(worker) = worker.filter(|worker| worker.row.facts.model == self.row.model) {
+            self.workers.insert(&worker.row.facts.worker_id, worker);
+        }
+    }
+
+    /// Adds the worker of this name, or the best of the pool of this name.
+    fn add_called(&mut self, name: &str) {
+        if let Ok(worker_id) = name.parse::<WorkerId>() {
+            self.add(&worker_id);
+        }
+        if let Ok(pool_id) = name.parse::<PoolId>() {
+            let brain = self.brain;
+            brain.registry.openings().of_pool(&self.row.model, &pool_id).for_each(|id| self.add(id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! Random fleets under random events: the index is exact, and the shortlist holds the best of all.
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
+use api_types::worker::{WorkerFacts, WorkerState, WorkerStatus};
+use api_types::{Attempt, Incarnation, InstanceId, JobId, PROTOCOL, PrefixChain, TenantId, WorkerId};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use crate::event::{Event, RequestId, RunKey};
+use crate::orchestrator::Orchestrator;
+use crate::row::{AttemptRow, JobRow, Rows};
+use crate::settings::Settings;
+use crate::time::Time;
+
+const MODELS: [&str; 2] = ["small", "large"];
+const POOLS: [Option<&str>; 4] = [None, Some("attic"), Some("box"), Some("mac")];
+const BACKENDS: [&str; 3] = ["cpu", "cuda", "metal"];
+
+/// Something that befalls a fleet.
+#[derive(Debug, Clone)]
+enum Op {
+    Register { n: u8, model: u8, pool: u8, backend: u8, chat: bool, slots: u8, status: WorkerStatus },
+    Beat { n: u8, status: WorkerStatus, free_memory: u64 },
+    Hold { n: u8 },
+    Free { n: u8 },
+    Pause { n: u8, ms: u16 },
+    BreakProtocol { n: u8 },
+    Drain { n: u8 },
+    GiveUp { n: u8 },
+    Pass { ms: u16 },
+    Timeouts,
+    Place(Box<Placement>, u8, Option<u8>),
+}
+
+fn status() -> impl Strategy<Value = WorkerStatus> {
+    prop_oneof![
+        8 => Just(WorkerStatus::Ready),
+        1 => Just(WorkerStatus::Loading),
+        1 => Just(WorkerStatus::Draining),
+    ]
+}
+
+fn names() -> impl Strategy<Value = Vec<String>> {
+    let name = prop_oneof![
+        (0_u8..24).prop_map(|n| id(n).as_str().to_owned()),
+        prop::sample::select(vec!["attic", "box", "mac", "nowhere"]).prop_map(str::to_owned),
+    ];
+    prop::collection::vec(name, 0..3)
+}
+
+fn placement() -> impl Strategy<Value = Box<Placement>> {
+    let require = prop::sample::subsequence(vec!["cpu", "cuda", "metal", "chat"], 0..2);
+    let pool = prop::option::weighted(0.2, prop::sample::select(vec!["attic", "box", "mac", "nowhere"]));
+    let worker = prop::option::weighted(0.1, 0_u8..24);
+    (pool, worker, require, names(), names()).prop_map(|(pool, worker, require, prefer, avoid)| {
+        Box::new(Placement {
+            pool: pool.map(|pool| pool.parse().expect("an id")),
+            worker: worker.map(id),
+            require: require.into_iter().map(str::to_owned).collect(),
+            prefer,
+            avoid,
+        })
+    })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let n = || 0_u8..24;
+    prop_oneof![
+        6 => (n(), 0_u8..2, 0_u8..4, 0_u8..3, any::<bool>(), 1_u8..5, status()).prop_map(
+            |(n, model, pool, backend, chat, slots, status)| {
+                Op::Register { n, model, pool, backend, chat, slots, status }
+            }
+        ),
+        6 => (n(), status(), 0_u64..4).prop_map(|(n, status, gb)| {
+            Op::Beat { n, status, free_memory: gb * 1_000_000_000 }
+        }),
+        6 => n().prop_map(|n| Op::Hold { n }),
+        3 => n().prop_map(|n| Op::Free { n }),
+        1 => (n(), any::<u16>()).prop_map(|(n, ms)| Op::Pause { n, ms: ms / 8 }),
+        1 => n().prop_map(|n| Op::BreakProtocol { n }),
+        1 => n().prop_map(|n| Op::Drain { n }),
+        1 => n().prop_map(|n| Op::GiveUp { n }),
+        2 => any::<u16>().prop_map(|ms| Op::Pass { ms: ms / 16 }),
+        1 => Just(Op::Timeouts),
+        8 => (placement(), 0_u8..2, prop::option::of(n())).prop_map(|(p, model, last)| Op::Place(p, model, last)),
+    ]
+}
+
+fn id(n: u8) -> WorkerId {
+    format!("w{n}").parse().expect("an id")
+}
+
+fn facts(n: u8, model: u8, pool: u8, backend: u8, chat: bool, slots: u8) -> WorkerFacts {
+    let backend = BACKENDS[usize::from(backend)];
+    let mut capabilities = vec!["completion".to_owned()];
+    capabilities.extend(chat.then(|| "chat".to_owned()));
+    WorkerFacts {
+        worker_id: id(n),
+        instance: InstanceId(Uuid::from_u128(u128::from(n))),
+        pool_id: POOLS[usize::from(pool)].map(|pool| pool.parse().expect("an id")),
+        uri: format!("http://w{n}"),
+        model: MODELS[usize::from(model)].to_owned(),
+        model_ref: None,
+        backend: backend.to_owned(),
+        devices: vec![],
+        slots: u32::from(slots),
+        context_length: 4_096,
+        vram_bytes: 0,
+        ram_bytes: 0,
+        quantization: None,
+        tokenizer: None,
+        capabilities,
+        engine: "fake".to_owned(),
+        version: "0".to_owned(),
+        protocol: PROTOCOL,
+    }
+}
+
+struct Fleet {
+    brain: Orchestrator,
+    now: Time,
+    jobs: u128,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let now = Time(1_000_000);
+        let (brain, _) = Orchestrator::recover(Settings::default(), Rows::default(), now);
+        Self { brain, now, jobs: 0 }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.brain.handle_event(event, self.now);
+    }
+
+    fn do_one(&mut self, op: Op) {
+        let now = self.now;
+        match op {
+            Op::Register { n, model, pool, backend, chat, slots, status } => self.event(Event::WorkerReady {
+                request: RequestId(0),
+                facts: Box::new(facts(n, model, pool, backend, chat, slots)),
+                status,
+                runs: vec![],
+                secret: None,
+            }),
+            Op::Beat { n, status, free_memory } => {
+                if let Some(worker) = self.brain.registry.get_mut(&id(n)) {
+                    worker.hear(status, now);
+                    worker.free_memory_bytes = free_memory;
+                }
+            }
+            Op::Hold { n } => {
+                let run = self.run(n);
+                self.brain.registry.hold_slot(&run);
+            }
+            Op::Free { n } => {
+                let run = self.brain.registry.get(&id(n)).and_then(|worker| {
+                    let (job_id, attempt) = *worker.runs.keys().next()?;
+                    let incarnation = worker.row.incarnation;
+                    Some(RunKey { job_id, attempt, worker_id: id(n), incarnation })
+                });
+                run.iter().for_each(|run| self.brain.registry.free_slot(run));
+            }
+            Op::Pause { n, ms } => {
+                if let Some(worker) = self.brain.registry.get_mut(&id(n)) {
+                    worker.paused_until = Some(now + u64::from(ms));
+                }
+            }
+            Op::BreakProtocol { n } => {
+                let settings = self.brain.settings.clone();
+                if let Some(worker) = self.brain.registry.get_mut(&id(n)) {
+                    (0..3).for_each(|_| worker.break_protocol(&settings, now));
+                }
+            }
+            Op::Drain { n } => self.event(Event::DrainWorker { request: RequestId(0), worker_id: id(n) }),
+            Op::GiveUp { n } => {
+                let mut turn = crate::turn::Turn::new(now);
+                self.brain.give_up_worker(&id(n), WorkerState::Lost, false, &mut turn);
+            }
+            Op::Pass { ms } => self.now = now + u64::from(ms),
+            Op::Timeouts => {
+                self.brain.handle_timeout(now);
+            }
+            Op::Place(placement, model, last) => self.place(*placement, model, last),
+        }
+    }
+
+    fn run(&mut self, n: u8) -> RunKey {
+        self.jobs += 1;
+        RunKey {
+            job_id: JobId::from_uuid(Uuid::from_u128(self.jobs)),
+            attempt: Attempt(1),
+            worker_id: id(n),
+            incarnation: self.brain.registry.get(&id(n)).map_or(Incarnation(0), |w| w.row.incarnation),
+        }
+    }
+
+    /// The shortlist's best is the best of all.
+    fn place(&mut self, placement: Placement, model: u8, last: Option<u8>) {
+        self.jobs += 1;
+        let row = job_row(self.jobs, placement, MODELS[usize::from(model)], last);
+        self.brain.registry.refresh(&self.brain.settings, self.now);
+        let short = self.brain.decide(&row, self.now).map(|(_, picked)| picked);
+        let full = self.brain.speculate(&row, self.now).picked;
+        assert_eq!(short, full, "{row:?}");
+        assert_eq!(self.brain.has_opening_for(&row, self.now), full.is_some());
+    }
+}
+
+fn job_row(n: u128, placement: Placement, model: &str, last: Option<u8>) -> JobRow {
+    JobRow {
+        job_id: JobId::from_uuid(Uuid::from_u128(n)),
+        number: 1,
+        status: TaskStatus::Queued,
+        model: model.to_owned(),
+        chat: false,
+        tenant: TenantId::default(),
+        session_id: None,
+        prompt_bytes: 4_000,
+        prefix: PrefixChain::default(),
+        max_tokens: None,
+        priority: Priority::Interactive,
+        submitted_at: Time(0),
+        deadline: None,
+        on_disconnect: OnDisconnect::Continue,
+        retry: RetryMode::BeforeFirstToken,
+        placement,
+        durability: Durability::Durable,
+        idempotency: None,
+        correlation_id: "test".parse().expect("an id"),
+        attempt: last.map(|last| AttemptRow {
+            attempt: Attempt(1),
+            worker_id: id(last),
+            incarnation: Incarnation(1),
+            dispatched_at: Time(0),
+            first_event_id: 1,
+        }),
+        not_before: None,
+        tries_failed: 0,
+        workers_lost: vec![],
+        had_reader: false,
+        cancel_requested_at: None,
+        ended_at: None,
+        end: None,
+        error: None,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_index_is_exact_after_every_step_and_the_shortlist_holds_the_best(
+        ops in prop::collection::vec(op(), 1..120)
+    ) {
+        let mut fleet = Fleet::new();
+        for op in ops {
+            let shown = format!("{op:?}");
+            fleet.do_one(op);
+            fleet.brain.registry.refresh(&fleet.brain.settings, fleet.now);
+            prop_assert!(fleet.brain.registry.openings_are_exact(&fleet.brain.settings, fleet.now), "after {shown}");
+            let health = fleet.brain.health(fleet.now);
+            let all = || fleet.brain.registry.all();
+            let serving = all().filter(|w| w.is_serving(&fleet.brain.settings, fleet.now)).count();
+            prop_assert_eq!(health.ready_workers, serving as u64);
+            prop_assert_eq!(health.workers, all().filter(|w| w.gone.is_none()).count() as u64);
+            let later = fleet.now + 3_000;
+            let serving = all().filter(|w| w.is_serving(&fleet.brain.settings, later)).count();
+            prop_assert_eq!(fleet.brain.health(later).ready_workers, serving as u64);
+        }
+    }
+}
