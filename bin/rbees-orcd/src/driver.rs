@@ -323,6 +323,7 @@ impl Driver {
     /// One line per job, with what an operator asks first; never with any of its text.
     fn log_end(&self, job_id: JobId) {
         let Some(row) = self.brain.job(job_id).map(|standing| standing.row) else { return };
+        self.actions.metrics.estimated(&row);
         let attempt = row.attempt.as_ref();
         tracing::info!(
             code = "JOB_ENDED",
@@ -334,6 +335,9 @@ impl Driver {
             attempt = attempt.map(|attempt| attempt.attempt.0),
             tokens_in = row.end.as_ref().map(|end| end.tokens_in),
             tokens_out = row.end.as_ref().map(|end| end.tokens_out),
+            elapsed_ms = row.ended_at.map(|at| at.since(row.submitted_at)),
+            eta_p50_ms = row.eta.map(|forecast| forecast.eta.p50),
+            eta_p90_ms = row.eta.map(|forecast| forecast.eta.p90),
             error = row.error.as_ref().map(|error| error.code.as_str()),
             "a job ended"
         );

@@ -5,7 +5,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use api_types::TaskEvent;
-use api_types::task::TaskStatus;
+use api_types::task::{Priority, TaskStatus};
+use orchestrator_core::JobRow;
+use orchestrator_core::estimate::outcome;
 use orchestrator_core::view::HealthCounts;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -52,6 +54,12 @@ pub struct Figures {
     pub submissions: Family<Label, Counter>,
     /// Jobs that ended, by status.
     pub jobs_ended: Family<Label, Counter>,
+    /// Jobs with an estimate that ended, by class; and those inside its p50 and its p90.
+    pub eta_jobs: Family<Label, Counter>,
+    /// See [`Self::eta_jobs`].
+    pub eta_inside_p50: Family<Label, Counter>,
+    /// See [`Self::eta_jobs`].
+    pub eta_inside_p90: Family<Label, Counter>,
     /// Token events that went from a worker into a log.
     pub tokens_relayed: Counter,
     /// Messages with an old attempt or incarnation, by kind.
@@ -92,6 +100,9 @@ impl Default for Metrics {
             requests: Family::default(),
             submissions: Family::default(),
             jobs_ended: Family::default(),
+            eta_jobs: Family::default(),
+            eta_inside_p50: Family::default(),
+            eta_inside_p90: Family::default(),
             tokens_relayed: Counter::default(),
             stale_dropped: Family::default(),
             events: Counter::default(),
@@ -134,6 +145,15 @@ impl Figures {
         self.jobs_ended.get_or_create(&Label { kind: status.as_str() }).inc();
     }
 
+    /// A job ended: how its estimate held, if it had one that its end says something of.
+    pub fn estimated(&self, row: &JobRow) {
+        let Some(outcome) = outcome(row) else { return };
+        let label = Label { kind: if row.priority == Priority::Batch { "batch" } else { "interactive" } };
+        self.eta_jobs.get_or_create(&label).inc();
+        self.eta_inside_p50.get_or_create(&label).inc_by(u64::from(outcome.inside_p50));
+        self.eta_inside_p90.get_or_create(&label).inc_by(u64::from(outcome.inside_p90));
+    }
+
     /// A job's stream ended with this event.
     pub fn ended_with(&self, last_event: &TaskEvent) {
         if let TaskEvent::End(end) = last_event {
@@ -155,6 +175,13 @@ impl Figures {
         all.register("http_requests", "Requests by route and status", self.requests.clone());
         all.register("submissions", "Tasks handed in, by outcome", self.submissions.clone());
         all.register("jobs_ended", "Jobs that ended, by status", self.jobs_ended.clone());
+        all.register("eta_jobs", "Jobs with an estimate that ended, by class", self.eta_jobs.clone());
+        for (name, help, inside) in [
+            ("eta_inside_p50", "Those that ended inside their p50", &self.eta_inside_p50),
+            ("eta_inside_p90", "Those that ended inside their p90", &self.eta_inside_p90),
+        ] {
+            all.register(name, help, inside.clone());
+        }
         all.register("tokens_relayed", "Tokens passed from workers to jobs", self.tokens_relayed.clone());
         all.register("stale_dropped", "Late messages dropped, by kind", self.stale_dropped.clone());
         all.register("events", "Events handled by the brain", self.events.clone());

@@ -175,6 +175,7 @@ impl Store {
             last_number: self.last_number()?,
             next_incarnation,
             decisions: self.load_decisions()?,
+            estimates: self.load_estimates()?,
         };
         Ok(Recovered { rows, published: self.load_published()?, last_time })
     }
@@ -270,6 +271,11 @@ impl Store {
             .iter()
             .map(|text| read_json("pools.detail", text))
             .collect()
+    }
+
+    fn load_estimates(&self) -> Result<Option<orchestrator_core::Estimates>, StoreError> {
+        let texts = self.texts("SELECT detail FROM estimates")?;
+        texts.first().map(|text| read_json("estimates.detail", text)).transpose()
     }
 
     fn texts(&self, sql: &str) -> Result<Vec<String>, StoreError> {

@@ -41,6 +41,7 @@ impl Orchestrator {
             job_id: record.job_id,
             status: record.ended.or(job.map(|job| job.row.status)).unwrap_or(TaskStatus::Queued),
             queue_position: job.filter(|job| job.is_queued()).map_or(0, |job| self.queue.position(&job.row)),
+            eta: self.eta(record.job_id, self.seen),
             replayed: true,
             model: record.model.clone(),
         })
@@ -58,7 +59,10 @@ impl Orchestrator {
         if self.jobs.contains_key(&submission.job_id) || self.memory.job(submission.job_id).is_some() {
             return Err(ErrorDetail::new(ErrorCode::Internal, "The drawn job id is in use already."));
         }
-        Ok(new_row(submission, model, self.last_number + 1, now))
+        let mut row = new_row(submission, model, self.last_number + 1, now);
+        row.eta = self.forecast(&row, now);
+        self.check_deadline(&row)?;
+        Ok(row)
     }
 
     /// A conversation needs a chat template: refused when every ready worker of the model lacks one.
@@ -102,7 +106,7 @@ impl Orchestrator {
     fn admit(&mut self, request: RequestId, row: JobRow, turn: &mut Turn) {
         self.last_number = row.number;
         let queue_position = self.queue.length_before_new(&row.model, row.priority);
-        let job_id = row.job_id;
+        let (job_id, row_eta) = (row.job_id, row.eta.map(|forecast| forecast.eta));
         self.memory.admit(&row);
         self.budget.admit(&self.settings.retry);
         self.queue.push(&row);
@@ -112,7 +116,7 @@ impl Orchestrator {
         }
         turn.act(Action::Publish {
             job_id,
-            event: TaskEvent::Queued { job_id, queue_position, eta_ms: None },
+            event: TaskEvent::Queued { job_id, queue_position, eta_ms: row_eta },
         });
         turn.jobs_touched.insert(job_id);
         turn.to_place.insert(job.row.model.clone());
@@ -140,6 +144,7 @@ fn new_row(submission: Submission, model: String, number: u64, now: Time) -> Job
         retry: submission.retry,
         placement: submission.placement,
         durability: submission.durability,
+        eta: None,
         idempotency: submission.idempotency,
         correlation_id: submission.correlation_id,
         attempt: None,

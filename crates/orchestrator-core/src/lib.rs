@@ -9,6 +9,8 @@ mod admit;
 mod alarms;
 mod cancel;
 mod ended;
+pub mod estimate;
+mod eta;
 pub mod event;
 mod finish;
 mod job;
@@ -36,6 +38,7 @@ mod turn;
 pub mod view;
 mod worker;
 
+pub use estimate::{Estimates, Forecast, latest_start};
 pub use event::{BrokenCause, Event, Idempotency, PoolModel, RequestId, Run, RunKey, Submission};
 pub use job::may_move;
 pub use orchestrator::Orchestrator;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::alarms::{Alarms, Subject};
 use crate::ended::Memory;
+use crate::eta::Clockwork;
 use crate::event::Event;
 use crate::job::Job;
 use crate::model::Catalogs;
@@ -35,6 +36,7 @@ pub struct Orchestrator {
     pub(crate) catalogs: Catalogs,
     pub(crate) memory: Memory,
     pub(crate) budget: Budget,
+    pub(crate) clockwork: Clockwork,
     pub(crate) last_number: u64,
     alarms: Alarms,
     depth_told: u64,
@@ -55,6 +57,7 @@ impl Orchestrator {
             pools: BTreeMap::new(),
             catalogs: Catalogs::new(),
             memory: Memory::default(),
+            clockwork: Clockwork::default(),
             last_number: 0,
             alarms: Alarms::default(),
             depth_told: 0,
@@ -142,6 +145,7 @@ impl Orchestrator {
         for model in std::mem::take(&mut turn.to_place) {
             self.place_queued(&model, &mut turn);
         }
+        self.keep_time(&mut turn);
         if let Some(submitted) = turn.submitted.take() {
             let answer = self.accepted(submitted);
             turn.step.actions.insert(before_placement, Action::Answer { request: submitted.request, answer });
@@ -190,6 +194,7 @@ impl Orchestrator {
             job_id: submitted.job_id,
             status: job.map_or(TaskStatus::Queued, |job| job.row.status),
             queue_position: job.filter(|job| job.is_queued()).map_or(0, |_| submitted.queue_position),
+            eta: job.and_then(|job| job.row.eta).map(|forecast| forecast.eta),
             replayed: false,
             model: job.map(|job| job.row.model.clone()).unwrap_or_default(),
         }

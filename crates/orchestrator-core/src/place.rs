@@ -47,6 +47,11 @@ impl Orchestrator {
     }
 
     fn place_job(&mut self, next: &Next, turn: &mut Turn) -> bool {
+        let late = self.jobs.get(&next.job_id).and_then(|job| self.too_late(&job.row, turn.now));
+        if let Some(error) = late {
+            self.fail_job(next.job_id, error, turn);
+            return true;
+        }
         let Some((decision, picked)) =
             self.jobs.get(&next.job_id).and_then(|job| self.decide(&job.row, turn.now))
         else {

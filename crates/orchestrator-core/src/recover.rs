@@ -3,6 +3,7 @@
 use api_types::task::TaskStatus;
 use api_types::{ErrorCode, ErrorDetail, Incarnation, JobId, WorkerId};
 
+use crate::eta::Clockwork;
 use crate::event::RunKey;
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
@@ -16,6 +17,7 @@ impl Orchestrator {
     /// taken up from their workers' own logs, and every worker is asked for a sign of life.
     pub(crate) fn take_rows(&mut self, rows: Rows, turn: &mut Turn) {
         self.last_number = rows.last_number;
+        self.clockwork = Clockwork::new(rows.estimates.clone().unwrap_or_default(), turn.now);
         self.registry.next_incarnation = next_incarnation(&rows);
         self.pools = rows.pools.into_iter().map(|pool| (pool.pool_id.clone(), pool)).collect();
         for row in rows.workers {

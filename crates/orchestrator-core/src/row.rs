@@ -9,6 +9,7 @@ use api_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::estimate::{Estimates, Forecast};
 use crate::event::Idempotency;
 use crate::time::Time;
 
@@ -49,6 +50,8 @@ pub struct JobRow {
     pub placement: Placement,
     /// Whether it is written down at all.
     pub durability: Durability,
+    /// When it was expected to end, as of its admission; absent when unknown.
+    pub eta: Option<Forecast>,
     /// The client's key, if any.
     pub idempotency: Option<Idempotency>,
     /// Ties it to log lines.
@@ -132,4 +135,6 @@ pub struct Rows {
     pub next_incarnation: Option<Incarnation>,
     /// The placements of jobs that have not ended.
     pub decisions: Vec<(JobId, Attempt, Decision)>,
+    /// What was learnt of rates and waits; `None` before anything was written.
+    pub estimates: Option<Estimates>,
 }

@@ -1,10 +1,11 @@
 //! All that the brain may ask for. The driver commits the writes first and only then acts.
 
 use api_types::error::ErrorDetail;
-use api_types::event::TaskEvent;
+use api_types::event::{Eta, TaskEvent};
 use api_types::task::{Decision, TaskStatus};
 use api_types::{Attempt, Incarnation, JobId, PoolId, WorkerId};
 
+use crate::estimate::Estimates;
 use crate::event::{RequestId, Run, RunKey};
 use crate::row::{JobRow, PoolRow, WorkerRow};
 
@@ -49,6 +50,8 @@ pub enum Write {
     PutPool(PoolRow),
     /// A pool that is no longer of interest.
     DeletePool(PoolId),
+    /// What was learnt of rates and waits, in place of what was written before.
+    PutEstimates(Box<Estimates>),
 }
 
 /// One thing to do outside.
@@ -159,6 +162,8 @@ pub enum Answer {
         status: TaskStatus,
         /// Jobs that go before it.
         queue_position: u64,
+        /// When it may end, in milliseconds from now; absent when unknown.
+        eta: Option<Eta>,
         /// Whether an earlier submission with the same key is meant.
         replayed: bool,
         /// The model it was resolved to.

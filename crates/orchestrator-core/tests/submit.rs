@@ -40,6 +40,7 @@ fn a_job_goes_from_submission_to_its_end() {
                 job_id: job(1),
                 status: TaskStatus::Dispatched,
                 queue_position: 0,
+                eta: None,
                 replayed: false,
                 model: "small".to_owned(),
             },

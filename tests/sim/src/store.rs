@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api_types::task::Decision;
 use api_types::{Attempt, Incarnation, JobId, PoolId, TaskEvent, WorkerId};
-use orchestrator_core::{JobRow, PoolRow, Rows, WorkerRow, Write};
+use orchestrator_core::{Estimates, JobRow, PoolRow, Rows, WorkerRow, Write};
 
 use crate::checks::Checks;
 use crate::daemon::Logged;
@@ -18,6 +18,7 @@ pub struct Store {
     pools: BTreeMap<PoolId, PoolRow>,
     next_incarnation: Option<Incarnation>,
     decisions: Vec<(JobId, Attempt, Decision)>,
+    estimates: Option<Estimates>,
 }
 
 /// A job on disk.
@@ -60,6 +61,7 @@ impl Store {
                 Write::DeleteWorker(id) => drop(self.workers.remove(id)),
                 Write::PutPool(row) => drop(self.pools.insert(row.pool_id.clone(), row.clone())),
                 Write::DeletePool(id) => drop(self.pools.remove(id)),
+                Write::PutEstimates(estimates) => self.estimates = Some((**estimates).clone()),
             }
         }
     }
@@ -86,6 +88,7 @@ impl Store {
             last_number: self.jobs.values().map(|stored| stored.row.number).max().unwrap_or(0),
             next_incarnation: self.next_incarnation,
             decisions: self.decisions.iter().filter(|(id, _, _)| living(id)).cloned().collect(),
+            estimates: self.estimates.clone(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
+use api_types::event::Eta;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
 use api_types::worker::{ExecuteRequest, FailedCall, HeartbeatCall, ReadyCall, RunRef, WorkerHealth};
 use api_types::{
@@ -62,6 +63,8 @@ pub struct Accepted {
     pub status: TaskStatus,
     /// Jobs that go before it.
     pub queue_position: u64,
+    /// When it may end, in milliseconds from now; absent when unknown.
+    pub eta: Option<Eta>,
     /// Whether an earlier submission with the same key is meant.
     pub replayed: bool,
     /// The model it was resolved to.
@@ -135,8 +138,8 @@ impl Handle {
             })
             .await?;
         match answer {
-            Answer::Accepted { job_id, status, queue_position, replayed, model } => {
-                Ok(Accepted { job_id, status, queue_position, replayed, model })
+            Answer::Accepted { job_id, status, queue_position, eta, replayed, model } => {
+                Ok(Accepted { job_id, status, queue_position, eta, replayed, model })
             }
             other => Err(unexpected(other)),
         }

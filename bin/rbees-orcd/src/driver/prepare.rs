@@ -80,6 +80,7 @@ impl Texts {
             Write::DeleteWorker(worker_id) => Change::DeleteWorker(worker_id),
             Write::PutPool(row) => Change::PutPool(row),
             Write::DeletePool(pool_id) => Change::DeletePool(pool_id),
+            Write::PutEstimates(estimates) => Change::PutEstimates(estimates),
         }
     }
 }

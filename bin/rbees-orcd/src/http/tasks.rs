@@ -3,12 +3,16 @@
 mod check;
 mod view;
 
+use std::collections::HashMap;
+
+use api_types::event::Eta;
 use api_types::task::{CancelAccepted, TaskAccepted, TaskList, TaskRequest, TaskStatus, TaskView, WhyView};
 use api_types::{CorrelationId, ErrorBody, ErrorCode, ErrorDetail, JobId};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use orchestrator_core::JobRow;
 use serde::Deserialize;
 
 pub use self::check::{check_task, checked, refuse_overflow};
@@ -81,7 +85,7 @@ pub async fn submit_task(
         job_id: accepted.job_id,
         status: accepted.status,
         queue_position: accepted.queue_position,
-        eta_ms: None,
+        eta_ms: accepted.eta,
         events_url: events_url(accepted.job_id),
         correlation_id,
         durability,
@@ -106,7 +110,23 @@ pub async fn list_tasks(
     let jobs = app.history.list(filter).await?;
     let full = jobs.len() == usize::try_from(limit).unwrap_or(usize::MAX);
     let cursor = jobs.last().filter(|_| full).map(|job| job.number.to_string());
-    Ok(Json(TaskList { tasks: jobs.iter().map(|job| task_view(job, None, None)).collect(), cursor }))
+    let etas = living_etas(&app, &jobs).await?;
+    let view = |job: &JobRow| task_view(job, None, etas.get(&job.job_id).copied(), None);
+    Ok(Json(TaskList { tasks: jobs.iter().map(view).collect(), cursor }))
+}
+
+/// When those of the jobs may end that have not.
+async fn living_etas(app: &App, jobs: &[JobRow]) -> Result<HashMap<JobId, Eta>, ErrorDetail> {
+    let living = jobs.iter().filter(|job| !job.status.is_terminal()).map(|job| job.job_id);
+    let living: Vec<JobId> = living.collect();
+    if living.is_empty() {
+        return Ok(HashMap::new());
+    }
+    app.driver
+        .read(move |brain, now| {
+            living.into_iter().filter_map(|job_id| Some((job_id, brain.eta(job_id, now)?))).collect()
+        })
+        .await
 }
 
 /// Where a job stands, and its result once it has ended.
@@ -115,19 +135,20 @@ pub async fn list_tasks(
     responses((status = 200, body = TaskView), (status = 404, body = ErrorBody)))]
 pub async fn get_task(State(app): State<App>, Path(id): Path<String>) -> Result<Json<TaskView>, ApiError> {
     let job_id = job_id(&id)?;
-    let standing = app.driver.read(move |brain, _| brain.job(job_id)).await?;
+    let (standing, eta) =
+        app.driver.read(move |brain, now| (brain.job(job_id), brain.eta(job_id, now))).await?;
     if let Some(standing) = standing.filter(|standing| !standing.row.status.is_terminal()) {
-        return Ok(Json(task_view(&standing.row, standing.queue_position, None)));
+        return Ok(Json(task_view(&standing.row, standing.queue_position, eta, None)));
     }
     if let Some(row) = app.history.job(job_id).await? {
         let result = app.history.stream(job_id).await?.and_then(|stream| stream.result);
-        return Ok(Json(task_view(&row, None, result)));
+        return Ok(Json(task_view(&row, None, None, result)));
     }
     // A job that was never on disk is known for a while after its end.
     let standing = app.driver.read(move |brain, _| brain.job(job_id)).await?;
     let row = standing.ok_or_else(|| job_not_found(&id))?.row;
     let result = app.subscribers.log(job_id).and_then(|log| log.text());
-    Ok(Json(task_view(&row, None, result)))
+    Ok(Json(task_view(&row, None, None, result)))
 }
 
 /// A job's events, from the start or after `Last-Event-ID`, and on as they come.

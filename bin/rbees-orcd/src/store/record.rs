@@ -5,7 +5,7 @@ use api_types::event::RunEnd;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
 use api_types::worker::WorkerFacts;
 use api_types::{Attempt, CorrelationId, Incarnation, JobId, PrefixChain, SessionId, TenantId, WorkerId};
-use orchestrator_core::{AttemptRow, Idempotency, JobRow, Time, WorkerRow};
+use orchestrator_core::{AttemptRow, Forecast, Idempotency, JobRow, Time, WorkerRow};
 use rusqlite::Row;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -44,6 +44,8 @@ pub struct JobDetail {
     retry: RetryMode,
     placement: Placement,
     durability: Durability,
+    #[serde(default)]
+    eta: Option<Forecast>,
     idempotency: Option<(String, String)>,
     correlation_id: CorrelationId,
     attempt: Option<AttemptDetail>,
@@ -81,6 +83,7 @@ impl From<&JobRow> for JobDetail {
             retry: row.retry,
             placement: row.placement.clone(),
             durability: row.durability,
+            eta: row.eta,
             idempotency: row.idempotency.as_ref().map(|idem| (idem.key.clone(), idem.digest.clone())),
             correlation_id: row.correlation_id.clone(),
             attempt: row.attempt.as_ref().map(AttemptDetail::from),
@@ -145,6 +148,7 @@ pub fn job_from(row: &Row<'_>) -> Result<JobRow, StoreError> {
         retry: detail.retry,
         placement: detail.placement,
         durability: detail.durability,
+        eta: detail.eta,
         idempotency: detail.idempotency.map(|(key, digest)| Idempotency { key, digest }),
         correlation_id: detail.correlation_id,
         attempt: detail.attempt.map(AttemptRow::from),

@@ -3,7 +3,7 @@
 use api_types::task::Decision;
 use api_types::{Attempt, JobId, PoolId, WorkerId};
 use orchestrator_core::journal::Segment;
-use orchestrator_core::{JobRow, PoolRow, Time, WorkerRow};
+use orchestrator_core::{Estimates, JobRow, PoolRow, Time, WorkerRow};
 use rusqlite::Transaction;
 
 use super::record::{JobDetail, WorkerDetail, micros, write_json};
@@ -63,6 +63,8 @@ pub enum Change {
     PutPool(PoolRow),
     /// A pool that is no longer of interest.
     DeletePool(PoolId),
+    /// What was learnt of rates and waits.
+    PutEstimates(Box<Estimates>),
 }
 
 /// The events of an ended job.
@@ -93,6 +95,7 @@ pub(super) fn apply(transaction: &Transaction<'_>, change: &Change) -> Result<()
             delete(transaction, "DELETE FROM workers WHERE worker_id = ?1", id.as_str())
         }
         Change::PutPool(row) => put_pool(transaction, row),
+        Change::PutEstimates(estimates) => put_estimates(transaction, estimates),
         Change::DeletePool(id) => delete(transaction, "DELETE FROM pools WHERE pool_id = ?1", id.as_str()),
     }
 }
@@ -202,6 +205,14 @@ fn put_pool(transaction: &Transaction<'_>, row: &PoolRow) -> Result<(), StoreErr
     transaction
         .prepare_cached("INSERT OR REPLACE INTO pools (pool_id, detail) VALUES (?1, ?2)")?
         .execute((row.pool_id.as_str(), detail))?;
+    Ok(())
+}
+
+fn put_estimates(transaction: &Transaction<'_>, estimates: &Estimates) -> Result<(), StoreError> {
+    let detail = write_json("estimates.detail", estimates)?;
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO estimates (id, detail) VALUES (1, ?1)")?
+        .execute([detail])?;
     Ok(())
 }
 

@@ -10,8 +10,8 @@ use api_types::{
     Attempt, Incarnation, InstanceId, JobId, PROTOCOL, PrefixChain, StopReason, TenantId, WorkerId,
 };
 use orchestrator_core::{
-    Action, Answer, Event, JobRow, Orchestrator, RequestId, Rows, Run, RunKey, Settings, Step, Submission,
-    Time, WorkerRow, Write,
+    Action, Answer, Estimates, Event, JobRow, Orchestrator, RequestId, Rows, Run, RunKey, Settings, Step,
+    Submission, Time, WorkerRow, Write,
 };
 use uuid::Uuid;
 
@@ -23,6 +23,7 @@ pub struct World {
     pub settings: Settings,
     pub jobs: BTreeMap<JobId, JobRow>,
     pub workers: BTreeMap<WorkerId, WorkerRow>,
+    pub estimates: Option<Estimates>,
     requests: u64,
 }
 
@@ -113,7 +114,15 @@ impl World {
         let now = Time(START);
         let (brain, step) = Orchestrator::recover(settings.clone(), Rows::default(), now);
         assert_eq!(step, Step::default());
-        Self { brain, now, settings, jobs: BTreeMap::new(), workers: BTreeMap::new(), requests: 1_000 }
+        Self {
+            brain,
+            now,
+            settings,
+            jobs: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            estimates: None,
+            requests: 1_000,
+        }
     }
 
     /// Decides and commits.
@@ -136,6 +145,7 @@ impl World {
                     self.workers.remove(id);
                 }
                 Write::PutDecision { .. } | Write::PutPool(_) | Write::DeletePool(_) => {}
+                Write::PutEstimates(estimates) => self.estimates = Some((**estimates).clone()),
             }
         }
     }
@@ -196,6 +206,7 @@ impl World {
             jobs: self.jobs.values().cloned().collect(),
             workers: self.workers.values().cloned().collect(),
             last_number: self.jobs.values().map(|row| row.number).max().unwrap_or(0),
+            estimates: self.estimates.clone(),
             ..Rows::default()
         }
     }

@@ -1,6 +1,7 @@
 //! Jobs as clients see them.
 
 use api_types::JobId;
+use api_types::event::Eta;
 use api_types::task::{Decision, TaskStatus, TaskView, WhyView};
 use orchestrator_core::JobRow;
 
@@ -12,7 +13,12 @@ pub fn events_url(job_id: JobId) -> String {
 }
 
 /// A row as clients see it.
-pub fn task_view(row: &JobRow, queue_position: Option<u64>, result: Option<String>) -> TaskView {
+pub fn task_view(
+    row: &JobRow,
+    queue_position: Option<u64>,
+    eta: Option<Eta>,
+    result: Option<String>,
+) -> TaskView {
     let attempt = row.attempt.as_ref();
     TaskView {
         job_id: row.job_id,
@@ -22,7 +28,7 @@ pub fn task_view(row: &JobRow, queue_position: Option<u64>, result: Option<Strin
         attempt: attempt.map_or(0, |attempt| attempt.attempt.0),
         worker_id: attempt.map(|attempt| attempt.worker_id.clone()),
         queue_position,
-        eta_ms: None,
+        eta_ms: eta,
         submitted_at: rfc3339(row.submitted_at),
         dispatched_at: attempt.map(|attempt| rfc3339(attempt.dispatched_at)),
         ended_at: row.ended_at.map(rfc3339),

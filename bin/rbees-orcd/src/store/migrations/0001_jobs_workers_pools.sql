@@ -60,3 +60,9 @@ CREATE TABLE pools (
     pool_id TEXT PRIMARY KEY,
     detail  TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- What was learnt of rates and waits: one row, replaced now and then.
+CREATE TABLE estimates (
+    id     INTEGER PRIMARY KEY CHECK (id = 1),
+    detail TEXT NOT NULL
+) STRICT;

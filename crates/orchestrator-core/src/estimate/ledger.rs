@@ -1,0 +1,376 @@
+//! The work that lies ahead, as sums: what waits for each model by class and tenant, when the
+//! running jobs are expected to end, how many slots serve. Every change and every question costs
+//! O(log n), however many jobs wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use api_types::task::Priority;
+use api_types::{JobId, TenantId, WorkerId};
+use serde::{Deserialize, Serialize};
+
+use super::rates::Engine;
+
+/// Work in microseconds of one slot. Whole numbers, so that what is added can be taken away.
+pub type Work = u64;
+
+/// See the module.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Ledger {
+    models: BTreeMap<Arc<str>, ModelLoad>,
+    jobs: BTreeMap<JobId, Entry>,
+    workers: BTreeMap<WorkerId, Serving>,
+}
+
+/// A worker that takes jobs.
+#[derive(Debug, Serialize, Deserialize)]
+struct Serving {
+    engine: Engine,
+    slots: u64,
+}
+
+/// Where a job stands in the sums.
+#[derive(Debug, Serialize, Deserialize)]
+enum Entry {
+    Waiting { model: Arc<str>, place: Place },
+    Running { model: Arc<str>, run: Running },
+}
+
+/// A place in a tenant's line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Place {
+    class: Priority,
+    tenant: TenantId,
+    /// `None`: nothing like it was ever seen.
+    work: Option<Work>,
+    /// Work that had been put into the line before it.
+    mark: Work,
+}
+
+/// A job on a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Running {
+    /// When it is expected to end, in microseconds; `None` when unknown.
+    pub end: Option<Work>,
+    /// Expected milliseconds of the attempt.
+    pub service_ms: Option<f64>,
+    /// Runs on its worker when it began, itself included.
+    pub load: u32,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct ModelLoad {
+    workers: u64,
+    slots: u64,
+    engines: BTreeMap<Engine, u64>,
+    interactive: ClassLoad,
+    batch: ClassLoad,
+    running: RunningLoad,
+}
+
+/// What waits of one class.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct ClassLoad {
+    sum: Sum,
+    lines: BTreeMap<TenantId, Line>,
+}
+
+/// Jobs and their work; `unknown` of them are of unknown size.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Sum {
+    work: Work,
+    jobs: u64,
+    unknown: u64,
+}
+
+/// One tenant's jobs. Marks of its jobs are read against what was taken out since.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Line {
+    sum: Sum,
+    pushed: Work,
+    taken: Work,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct RunningLoad {
+    jobs: u64,
+    ends: BTreeSet<(Work, JobId)>,
+    sum_of_ends: u128,
+}
+
+/// What a question about a wait depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The job's class.
+    pub class: Priority,
+    /// Whose it is.
+    pub tenant: &'a TenantId,
+    /// Its own work: what jobs of unknown size are taken for.
+    pub work: Work,
+    /// Now, in microseconds.
+    pub now: Work,
+}
+
+impl Ledger {
+    /// A worker as it stands now; `slots` is 0 while it takes no jobs.
+    pub fn put_worker(&mut self, worker_id: &WorkerId, engine: Engine, slots: u64) {
+        let same = self.workers.get(worker_id).is_some_and(|w| w.slots == slots && w.engine == engine);
+        if same {
+            return;
+        }
+        self.remove_worker(worker_id);
+        if slots > 0 {
+            let load = self.model_mut(&engine.model);
+            load.workers += 1;
+            load.slots += slots;
+            *load.engines.entry(engine.clone()).or_default() += slots;
+            self.workers.insert(worker_id.clone(), Serving { engine, slots });
+        }
+    }
+
+    /// A worker that is no longer known.
+    pub fn remove_worker(&mut self, worker_id: &WorkerId) {
+        let Some(Serving { engine, slots }) = self.workers.remove(worker_id) else { return };
+        let Some(load) = self.models.get_mut(engine.model.as_str()) else { return };
+        load.workers = load.workers.saturating_sub(1);
+        load.slots = load.slots.saturating_sub(slots);
+        if let Some(of_engine) = load.engines.get_mut(&engine) {
+            *of_engine = of_engine.saturating_sub(slots);
+            if *of_engine == 0 {
+                load.engines.remove(&engine);
+            }
+        }
+        self.tidy(&engine.model);
+    }
+
+    /// A job waits for a model from now on.
+    pub fn put_waiting(
+        &mut self,
+        job_id: JobId,
+        model: &str,
+        class: Priority,
+        tenant: &TenantId,
+        work: Option<Work>,
+    ) {
+        self.remove(job_id);
+        let name = self.name(model);
+        let class_load = self.model_mut(model).class_mut(class);
+        let line = class_load.lines.entry(tenant.clone()).or_default();
+        let place = Place { class, tenant: tenant.clone(), work, mark: line.pushed };
+        line.pushed = line.pushed.saturating_add(work.unwrap_or(0));
+        line.sum.add(work);
+        class_load.sum.add(work);
+        self.jobs.insert(job_id, Entry::Waiting { model: name, place });
+    }
+
+    /// A worker holds a job from now on.
+    pub fn put_running(&mut self, job_id: JobId, model: &str, run: Running) {
+        self.remove(job_id);
+        let name = self.name(model);
+        let running = &mut self.model_mut(model).running;
+        running.jobs += 1;
+        if let Some(end) = run.end {
+            running.ends.insert((end, job_id));
+            running.sum_of_ends += u128::from(end);
+        }
+        self.jobs.insert(job_id, Entry::Running { model: name, run });
+    }
+
+    /// Takes a job out; gives its run if a worker held it.
+    pub fn remove(&mut self, job_id: JobId) -> Option<Running> {
+        match self.jobs.remove(&job_id)? {
+            Entry::Waiting { model, place } => {
+                self.leave_line(&model, &place);
+                self.tidy(&model);
+                None
+            }
+            Entry::Running { model, run } => {
+                if let Some(load) = self.models.get_mut(&model) {
+                    load.running.remove(job_id, run.end);
+                }
+                self.tidy(&model);
+                Some(run)
+            }
+        }
+    }
+
+    /// The run of a job that a worker holds.
+    pub fn running(&self, job_id: JobId) -> Option<&Running> {
+        match self.jobs.get(&job_id)? {
+            Entry::Running { run, .. } => Some(run),
+            Entry::Waiting { .. } => None,
+        }
+    }
+
+    /// Whether a job is known to wait.
+    pub fn is_waiting(&self, job_id: JobId) -> bool {
+        matches!(self.jobs.get(&job_id), Some(Entry::Waiting { .. }))
+    }
+
+    /// The kinds of engine that serve a model, with their slots.
+    pub fn engines(&self, model: &str) -> impl Iterator<Item = (&Engine, u64)> {
+        self.models.get(model).into_iter().flat_map(|load| &load.engines).map(|(key, slots)| (key, *slots))
+    }
+
+    /// Runs that will share the worker of the next job of this model, itself included: as many as a
+    /// worker has slots when it has to wait, else as many as there are now on average.
+    pub fn load_of_next(&self, model: &str, waits: bool) -> u32 {
+        let Some(load) = self.models.get(model) else { return 1 };
+        let full = load.slots / load.workers.max(1);
+        let now = load.running.jobs / load.workers.max(1) + 1;
+        u32::try_from(if waits { full } else { now.min(full) }).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// Whether the next job of this class would wait.
+    pub fn is_busy(&self, model: &str, class: Priority) -> bool {
+        self.models.get(model).is_none_or(|load| {
+            let before = match class {
+                Priority::Interactive => load.interactive.sum.jobs,
+                Priority::Batch => load.interactive.sum.jobs + load.batch.sum.jobs,
+            };
+            before > 0 || load.running.jobs >= load.slots
+        })
+    }
+
+    /// How long a new job would wait, in microseconds; `None` while no worker serves the model.
+    pub fn wait_of_new(&mut self, model: &str, asked: &Asked<'_>) -> Option<Work> {
+        let load = self.models.get_mut(model)?;
+        load.running.drop_overdue(asked.now);
+        let own = load.class(asked.class).lines.get(asked.tenant).map_or(0, |line| line.sum.size(asked.work));
+        load.wait(asked, own)
+    }
+
+    /// How much longer a waiting job waits, in microseconds.
+    pub fn wait_of(&self, job_id: JobId, work: Work, now: Work) -> Option<Work> {
+        let Some(Entry::Waiting { model, place }) = self.jobs.get(&job_id) else { return None };
+        let load = self.models.get(model)?;
+        let line = load.class(place.class).lines.get(&place.tenant)?;
+        let known = place.mark.saturating_sub(line.taken);
+        let own = known.saturating_add(line.sum.unknown.saturating_mul(work)).min(line.sum.size(work));
+        load.wait(&Asked { class: place.class, tenant: &place.tenant, work, now }, own)
+    }
+
+    fn leave_line(&mut self, model: &Arc<str>, place: &Place) {
+        let Some(load) = self.models.get_mut(model) else { return };
+        let class_load = load.class_mut(place.class);
+        class_load.sum.take(place.work);
+        let Some(line) = class_load.lines.get_mut(&place.tenant) else { return };
+        line.sum.take(place.work);
+        line.taken = line.taken.saturating_add(place.work.unwrap_or(0));
+        if line.sum.jobs == 0 {
+            class_load.lines.remove(&place.tenant);
+        }
+    }
+
+    fn model_mut(&mut self, model: &str) -> &mut ModelLoad {
+        let name = self.name(model);
+        self.models.entry(name).or_default()
+    }
+
+    fn name(&self, model: &str) -> Arc<str> {
+        self.models.get_key_value(model).map_or_else(|| Arc::from(model), |(name, _)| Arc::clone(name))
+    }
+
+    fn tidy(&mut self, model: &str) {
+        if self.models.get(model).is_some_and(ModelLoad::is_idle) {
+            self.models.remove(model);
+        }
+    }
+}
+
+impl ModelLoad {
+    const fn class(&self, class: Priority) -> &ClassLoad {
+        match class {
+            Priority::Interactive => &self.interactive,
+            Priority::Batch => &self.batch,
+        }
+    }
+
+    const fn class_mut(&mut self, class: Priority) -> &mut ClassLoad {
+        match class {
+            Priority::Interactive => &mut self.interactive,
+            Priority::Batch => &mut self.batch,
+        }
+    }
+
+    const fn is_idle(&self) -> bool {
+        self.slots == 0
+            && self.running.jobs == 0
+            && self.interactive.sum.jobs == 0
+            && self.batch.sum.jobs == 0
+    }
+
+    /// The wait behind `own` work of the same tenant: all slots together first end what the running
+    /// jobs have left on average, then what goes ahead. While tenants take turns, each other one
+    /// gets as much done as this one, up to what it has.
+    fn wait(&self, asked: &Asked<'_>, own: Work) -> Option<Work> {
+        if self.slots == 0 {
+            return None;
+        }
+        let ahead = self.ahead(asked, own);
+        if ahead == 0 && self.running.jobs < self.slots {
+            return Some(0);
+        }
+        Some((self.running.mean_left(asked) + ahead) / self.slots)
+    }
+
+    fn ahead(&self, asked: &Asked<'_>, own: Work) -> Work {
+        let class = self.class(asked.class);
+        let others = class.lines.len() - usize::from(class.lines.contains_key(asked.tenant));
+        let in_turn = own.saturating_mul(others as u64 + 1).min(class.sum.size(asked.work));
+        match asked.class {
+            Priority::Interactive => in_turn,
+            Priority::Batch => in_turn.saturating_add(self.interactive.sum.size(asked.work)),
+        }
+    }
+}
+
+impl RunningLoad {
+    fn remove(&mut self, job_id: JobId, end: Option<Work>) {
+        self.jobs = self.jobs.saturating_sub(1);
+        if let Some(end) = end
+            && self.ends.remove(&(end, job_id))
+        {
+            self.sum_of_ends = self.sum_of_ends.saturating_sub(u128::from(end));
+        }
+    }
+
+    /// Jobs over their expected time are of unknown length from now on.
+    fn drop_overdue(&mut self, now: Work) {
+        while let Some((end, job_id)) = self.ends.first().copied().filter(|(end, _)| *end <= now) {
+            self.ends.remove(&(end, job_id));
+            self.sum_of_ends = self.sum_of_ends.saturating_sub(u128::from(end));
+        }
+    }
+
+    /// What a running job has left on average. One of unknown length, or over its time, counts as a
+    /// whole job: it has shown that nothing is known of it.
+    fn mean_left(&self, asked: &Asked<'_>) -> Work {
+        if self.jobs == 0 {
+            return 0;
+        }
+        let known = self.ends.len() as u128;
+        let left = self.sum_of_ends.saturating_sub(known * u128::from(asked.now));
+        let unknown = u128::from(self.jobs).saturating_sub(known) * u128::from(asked.work);
+        u64::try_from((left + unknown) / u128::from(self.jobs)).unwrap_or(u64::MAX)
+    }
+}
+
+impl Sum {
+    fn add(&mut self, work: Option<Work>) {
+        self.jobs += 1;
+        self.unknown += u64::from(work.is_none());
+        self.work = self.work.saturating_add(work.unwrap_or(0));
+    }
+
+    fn take(&mut self, work: Option<Work>) {
+        self.jobs = self.jobs.saturating_sub(1);
+        self.unknown = self.unknown.saturating_sub(u64::from(work.is_none()));
+        self.work = self.work.saturating_sub(work.unwrap_or(0));
+    }
+
+    /// The work, with `each` for every job of unknown size.
+    const fn size(&self, each: Work) -> Work {
+        self.work.saturating_add(self.unknown.saturating_mul(each))
+    }
+}

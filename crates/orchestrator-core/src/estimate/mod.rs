@@ -1,0 +1,123 @@
+//! Knowing when: what is learnt from the jobs that ended, and what it says of those to come.
+//!
+//! [`Rates`] learns how fast which model runs where and how much it says. The ledger sums the work
+//! that lies ahead, so that a wait is a question of O(log n). Both give an expectation;
+//! [`Calibration`] turns it into a range by how far earlier expectations were off. What nothing is
+//! known of has no estimate: none is ever made up.
+
+mod calibration;
+pub(crate) mod ledger;
+mod rates;
+mod stream;
+
+use api_types::event::Eta;
+use serde::{Deserialize, Serialize};
+
+pub use self::calibration::Calibration;
+pub use self::rates::{Basis, Engine, Rates, Size};
+use crate::row::JobRow;
+use crate::time::Time;
+
+/// Ends after which what was learnt is worth a write, and how long at least lies between two.
+const SAVED_EVERY: u32 = 64;
+const SAVED_EVERY_MS: u64 = 5_000;
+
+/// When a job was expected to end, as of its admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Expected milliseconds until it is handed out.
+    pub wait_ms: u64,
+    /// Expected milliseconds from there to its end.
+    pub service_ms: u64,
+    /// What the service is known from.
+    pub basis: Basis,
+    /// The range that was told, in milliseconds from the submission.
+    pub eta: Eta,
+}
+
+impl Forecast {
+    /// Expected milliseconds from submission to end; at least 1.
+    pub fn expected_ms(&self) -> u64 {
+        self.wait_ms.saturating_add(self.service_ms).max(1)
+    }
+}
+
+/// How an ended job's range held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Milliseconds from submission to end.
+    pub actual_ms: u64,
+    /// Whether it ended inside its p50.
+    pub inside_p50: bool,
+    /// Whether it ended inside its p90.
+    pub inside_p90: bool,
+}
+
+/// How the range of this job held: of one that ended by itself, or that its deadline cut off after
+/// its p90. Whatever was cancelled or failed otherwise says nothing of the estimate.
+pub fn outcome(row: &JobRow) -> Option<Outcome> {
+    let (forecast, ended_at) = (row.eta.as_ref()?, row.ended_at?);
+    let elapsed = ended_at.since(row.submitted_at);
+    if row.status == api_types::task::TaskStatus::Completed {
+        return Some(Outcome {
+            actual_ms: elapsed,
+            inside_p50: elapsed <= forecast.eta.p50,
+            inside_p90: elapsed <= forecast.eta.p90,
+        });
+    }
+    let bound = cut_off_after(row)?;
+    let outside = Outcome { actual_ms: bound, inside_p50: false, inside_p90: false };
+    (bound >= forecast.eta.p90).then_some(outside)
+}
+
+/// Milliseconds in which a job could not end that failed by its deadline.
+pub(crate) fn cut_off_after(row: &JobRow) -> Option<u64> {
+    use api_types::ErrorCode::{DeadlineExceeded, DeadlineUnmet};
+    let by_deadline = row.error.as_ref().is_some_and(|e| matches!(e.code, DeadlineExceeded | DeadlineUnmet));
+    row.deadline.filter(|_| by_deadline).map(|deadline| deadline.since(row.submitted_at))
+}
+
+/// When a job with a deadline has to be handed out to end in time, as far as is known: its deadline
+/// less its expected service. What orders jobs by slack orders them by this.
+pub fn latest_start(row: &JobRow) -> Option<Time> {
+    let service_ms = row.eta.as_ref().map_or(0, |forecast| forecast.service_ms);
+    row.deadline.map(|deadline| Time(deadline.0.saturating_sub(service_ms)))
+}
+
+/// Everything that was learnt. Written down now and then, so that a restart does not forget it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Estimates {
+    /// How fast, how much.
+    pub rates: Rates,
+    /// How far off.
+    pub calibration: Calibration,
+}
+
+/// When what was learnt is to be written.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct Unsaved {
+    ends: u32,
+    saved_at: Time,
+}
+
+impl Unsaved {
+    /// Nothing is unsaved.
+    pub const fn none(now: Time) -> Self {
+        Self { ends: 0, saved_at: now }
+    }
+
+    /// One more end was learnt from.
+    pub const fn note(&mut self) {
+        self.ends = self.ends.saturating_add(1);
+    }
+
+    /// Whether it is time to write; counts anew when it is.
+    pub fn is_due(&mut self, now: Time) -> bool {
+        let due = self.ends >= SAVED_EVERY && now.since(self.saved_at) >= SAVED_EVERY_MS;
+        if due {
+            *self = Self::none(now);
+        }
+        due
+    }
+}

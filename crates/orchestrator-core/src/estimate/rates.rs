@@ -1,0 +1,243 @@
+//! How fast which model runs where, how talkative it is, and how long it takes to load.
+
+use std::collections::BTreeMap;
+
+use api_types::event::RunEnd;
+use api_types::worker::WorkerFacts;
+use serde::{Deserialize, Serialize};
+
+use super::stream::{Curve, Mean};
+
+/// Most keys of each kind; the one that was not seen for longest makes room.
+const MOST_KEYS: usize = 128;
+/// The shortest decode interval that is believed, in ms: below the resolution of the figures.
+const SHORTEST_MS: f64 = 0.01;
+
+/// What runs a model: its backend and its first device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Engine {
+    /// The model's id.
+    pub model: String,
+    /// As in the model's file.
+    pub quantization: Option<String>,
+    /// `cpu`, `cuda`, `metal`, `vulkan` or `fake`.
+    pub backend: String,
+    /// As the worker names it.
+    pub device: Option<String>,
+}
+
+impl Engine {
+    /// What this worker is.
+    pub fn of(facts: &WorkerFacts) -> Self {
+        Self {
+            model: facts.model.clone(),
+            quantization: facts.quantization.clone(),
+            backend: facts.backend.clone(),
+            device: facts.devices.first().cloned(),
+        }
+    }
+}
+
+/// How near the figures behind an estimate are to the job, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// This model in this quantization on this kind of device.
+    Exact,
+    /// This model elsewhere.
+    Model,
+    /// Other models on this backend: an order of magnitude, on which nothing is refused.
+    Backend,
+}
+
+/// Milliseconds per token of one kind of engine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Pace {
+    /// Of the prompt, by its length.
+    prefill: Curve,
+    /// Of the answer, by the runs that shared the worker.
+    decode: Curve,
+    seen: u64,
+}
+
+/// What a model makes of a request.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Manner {
+    tokens_per_byte: Mean,
+    /// Share of `max_tokens` that was generated, by `max_tokens`.
+    share: Curve,
+    /// Tokens generated where no bound was given.
+    unbounded: Mean,
+    seen: u64,
+}
+
+/// All rates. Bounded in memory, whatever models and devices come by.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rates {
+    #[serde(with = "pairs")]
+    paces: BTreeMap<Engine, Pace>,
+    backends: BTreeMap<String, Pace>,
+    manners: BTreeMap<String, Manner>,
+    anyones: Manner,
+    /// Milliseconds of an attempt that are neither prefill nor decode.
+    overhead: Mean,
+    /// From the wish for a worker to its readiness, by model and pool, in ms.
+    #[serde(with = "pairs")]
+    loads: BTreeMap<(String, String), Mean>,
+    clock: u64,
+}
+
+/// The size of a job as it is known before it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Bytes of prompt or messages.
+    pub prompt_bytes: u64,
+    /// Tokens it may generate; `None` is what the context leaves.
+    pub max_tokens: Option<u32>,
+}
+
+impl Rates {
+    /// Learns from a run that came to its own end: `attempt_ms` from dispatch to end, beside `load`
+    /// other runs and itself.
+    pub fn note_run(&mut self, engine: &Engine, size: Size, end: &RunEnd, attempt_ms: u64, load: u32) {
+        self.clock += 1;
+        let prefill = end.prefill_time_ms as f64 / f64::from(end.tokens_in.max(1));
+        let intervals = end.tokens_out.saturating_sub(1);
+        let decode = (end.decode_time_ms as f64 / f64::from(intervals.max(1))).max(SHORTEST_MS);
+        let clock = self.clock;
+        for pace in [
+            entry(&mut self.paces, engine.clone(), |pace| pace.seen),
+            entry(&mut self.backends, engine.backend.clone(), |pace| pace.seen),
+        ] {
+            pace.seen = clock;
+            pace.prefill.note(end.tokens_in, prefill.max(SHORTEST_MS));
+            if intervals > 0 {
+                pace.decode.note(load, decode);
+            }
+        }
+        let manner = entry(&mut self.manners, engine.model.clone(), |manner| manner.seen);
+        manner.seen = clock;
+        for manner in [manner, &mut self.anyones] {
+            manner.note(size, end);
+        }
+        let spent = end.prefill_time_ms.saturating_add(end.decode_time_ms);
+        self.overhead.note(attempt_ms.saturating_sub(spent) as f64);
+    }
+
+    /// Learns how long it took from the wish for a worker of `model` on `pool` to its readiness.
+    pub fn note_load(&mut self, model: &str, pool: &str, ms: u64) {
+        let key = (model.to_owned(), pool.to_owned());
+        if self.loads.len() >= MOST_KEYS && !self.loads.contains_key(&key) {
+            self.loads.pop_first();
+        }
+        self.loads.entry(key).or_default().note(ms as f64);
+    }
+
+    /// How long a worker of `model` takes to be ready on `pool`, in ms; on any pool where this one
+    /// is not known.
+    pub fn load_ms(&self, model: &str, pool: &str) -> Option<f64> {
+        let exact = self.loads.get(&(model.to_owned(), pool.to_owned())).and_then(Mean::get);
+        let from = (model.to_owned(), String::new());
+        let others = || self.loads.range(from..).take_while(|((of, _), _)| of == model);
+        exact.or_else(|| others().filter_map(|(_, mean)| mean.get()).reduce(f64::max))
+    }
+
+    /// Milliseconds one attempt of a job of this size takes on this engine while `load` runs share
+    /// the worker, and what that rests on. `None`: nothing like it was ever seen.
+    pub fn service_ms(&self, engine: &Engine, size: Size, load: u32) -> Option<(f64, Basis)> {
+        let (manner, manner_basis) = self.manner(&engine.model);
+        let tokens_in = manner.tokens_in(size.prompt_bytes)?;
+        let tokens_out = manner.tokens_out(size.max_tokens)?;
+        let (pace, pace_basis) = self.pace(engine)?;
+        let at = tokens_in.min(f64::from(u32::MAX)) as u32;
+        let prefill = tokens_in * pace.prefill.get(at)?;
+        // Answers of one token tell nothing of the decode; where only such came, none is expected.
+        let decode = (tokens_out - 1.0).max(0.0) * pace.decode.get(load).unwrap_or(0.0);
+        let overhead = self.overhead.get().unwrap_or(0.0);
+        Some((prefill + decode + overhead, pace_basis.max(manner_basis)))
+    }
+
+    fn pace(&self, engine: &Engine) -> Option<(&Pace, Basis)> {
+        if let Some(pace) = self.paces.get(engine) {
+            return Some((pace, Basis::Exact));
+        }
+        let from = Engine { model: engine.model.clone(), quantization: None, ..Engine::least() };
+        let same_model = self.paces.range(from..).take_while(|(key, _)| key.model == engine.model);
+        let latest = same_model.max_by_key(|(_, pace)| pace.seen).map(|(_, pace)| (pace, Basis::Model));
+        latest.or_else(|| self.backends.get(&engine.backend).map(|pace| (pace, Basis::Backend)))
+    }
+
+    fn manner(&self, model: &str) -> (&Manner, Basis) {
+        self.manners.get(model).map_or((&self.anyones, Basis::Backend), |manner| (manner, Basis::Exact))
+    }
+}
+
+impl Engine {
+    /// Before every other of the same model.
+    const fn least() -> Self {
+        Self { model: String::new(), quantization: None, backend: String::new(), device: None }
+    }
+}
+
+impl Manner {
+    fn note(&mut self, size: Size, end: &RunEnd) {
+        self.tokens_per_byte.note(f64::from(end.tokens_in) / size.prompt_bytes.max(1) as f64);
+        let out = f64::from(end.tokens_out.max(1));
+        match size.max_tokens {
+            Some(most) => self.share.note(most, out / f64::from(most.max(1))),
+            None => self.unbounded.note(out),
+        }
+    }
+
+    fn tokens_in(&self, prompt_bytes: u64) -> Option<f64> {
+        self.tokens_per_byte.get().map(|per_byte| (prompt_bytes as f64 * per_byte).max(1.0))
+    }
+
+    fn tokens_out(&self, max_tokens: Option<u32>) -> Option<f64> {
+        match max_tokens {
+            Some(most) => self.share.get(most).map(|share| (share * f64::from(most)).max(1.0)),
+            None => self.unbounded.get(),
+        }
+    }
+}
+
+/// The value of a key; a new one takes the place of the one seen longest ago when there are many.
+fn entry<K: Ord + Clone, V: Default>(map: &mut BTreeMap<K, V>, key: K, seen: impl Fn(&V) -> u64) -> &mut V {
+    if map.len() >= MOST_KEYS && !map.contains_key(&key) {
+        let oldest = map.iter().min_by_key(|(_, value)| seen(value)).map(|(key, _)| key.clone());
+        if let Some(oldest) = oldest {
+            map.remove(&oldest);
+        }
+    }
+    map.entry(key).or_default()
+}
+
+/// Maps whose keys are no words, as lists of pairs: JSON has no other way.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<K, V, S>(map: &BTreeMap<K, V>, serializer: S) -> Result<S::Ok, S::Error>
+    where
+        K: Serialize,
+        V: Serialize,
+        S: Serializer,
+    {
+        serializer.collect_seq(map)
+    }
+
+    pub fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+#[path = "rates_tests.rs"]
+mod tests;

@@ -1,0 +1,95 @@
+use api_types::StopReason;
+
+use super::*;
+
+fn engine(model: &str, backend: &str) -> Engine {
+    Engine { model: model.to_owned(), quantization: None, backend: backend.to_owned(), device: None }
+}
+
+fn size(prompt_bytes: u64, max_tokens: u32) -> Size {
+    Size { prompt_bytes, max_tokens: Some(max_tokens) }
+}
+
+/// 4 bytes a token, 2 ms per prompt token, 10 ms per token, 5 ms beside that.
+fn run(rates: &mut Rates, engine: &Engine, bytes: u64, max_tokens: u32, tokens_out: u32) {
+    let (tokens_in, decode) = ((bytes / 4) as u32, u64::from(tokens_out - 1) * 10);
+    let end = RunEnd {
+        tokens_in,
+        tokens_out,
+        queue_time_ms: 0,
+        prefill_time_ms: u64::from(tokens_in) * 2,
+        decode_time_ms: decode,
+        stop_reason: StopReason::Eos,
+        seed: None,
+    };
+    rates.note_run(engine, size(bytes, max_tokens), &end, u64::from(tokens_in) * 2 + decode + 5, 1);
+}
+
+#[test]
+fn what_was_never_seen_is_unknown() {
+    let mut rates = Rates::default();
+    assert_eq!(rates.service_ms(&engine("a", "cpu"), size(400, 100), 1), None);
+    run(&mut rates, &engine("a", "cpu"), 400, 100, 51);
+    assert_eq!(rates.service_ms(&engine("b", "cuda"), size(400, 100), 1), None, "another backend");
+    let unbounded = Size { prompt_bytes: 400, max_tokens: None };
+    assert_eq!(rates.service_ms(&engine("a", "cpu"), unbounded, 1), None, "no job without a bound ended yet");
+}
+
+#[test]
+fn the_estimate_is_prefill_and_expected_decode_and_says_what_it_rests_on() {
+    let mut rates = Rates::default();
+    (0..20).for_each(|_| run(&mut rates, &engine("a", "cpu"), 400, 100, 51));
+    let close = |found: Option<(f64, Basis)>, ms: f64, basis| {
+        let (found, on) = found.expect("known");
+        assert!((found - ms).abs() < 1.0 && on == basis, "{found} on {on:?}, not {ms} on {basis:?}");
+    };
+    close(rates.service_ms(&engine("a", "cpu"), size(400, 100), 1), 200.0 + 500.0 + 5.0, Basis::Exact);
+    close(rates.service_ms(&engine("a", "cpu"), size(800, 100), 1), 400.0 + 500.0 + 5.0, Basis::Exact);
+    close(rates.service_ms(&engine("a", "cuda"), size(400, 100), 1), 705.0, Basis::Model);
+    close(rates.service_ms(&engine("b", "cpu"), size(400, 100), 1), 705.0, Basis::Backend);
+}
+
+#[test]
+fn long_answers_are_expected_where_long_ones_were_asked_for() {
+    let mut rates = Rates::default();
+    let chat = engine("a", "cpu");
+    for _ in 0..30 {
+        run(&mut rates, &chat, 40, 16, 16);
+        run(&mut rates, &chat, 40, 4_096, 205);
+    }
+    let decode = |max_tokens| rates.service_ms(&chat, size(40, max_tokens), 1).map_or(0.0, |(ms, _)| ms);
+    assert!((decode(16) - 175.0).abs() < 2.0, "{}", decode(16));
+    assert!((decode(4_096) - 2_065.0).abs() < 20.0, "{}", decode(4_096));
+}
+
+#[test]
+fn keys_are_bounded_and_the_one_seen_longest_ago_goes() {
+    let mut rates = Rates::default();
+    for n in 0..(MOST_KEYS * 2) {
+        run(&mut rates, &engine(&format!("m{n:04}"), &format!("b{n:04}")), 40, 16, 4);
+        rates.note_load(&format!("m{n:04}"), "mac", 1_000);
+    }
+    let lengths = [rates.paces.len(), rates.backends.len(), rates.manners.len(), rates.loads.len()];
+    assert_eq!(lengths, [MOST_KEYS; 4]);
+    assert!(rates.paces.keys().all(|key| key.model.as_str() >= "m0128"));
+}
+
+#[test]
+fn load_times_are_known_by_pool_and_the_slowest_pool_stands_in_for_one_that_is_not() {
+    let mut rates = Rates::default();
+    rates.note_load("a", "mac", 2_000);
+    rates.note_load("a", "box", 8_000);
+    rates.note_load("b", "mac", 90_000);
+    assert_eq!(rates.load_ms("a", "mac"), Some(2_000.0));
+    assert_eq!(rates.load_ms("a", "attic"), Some(8_000.0));
+    assert_eq!(rates.load_ms("c", "mac"), None);
+}
+
+#[test]
+fn rates_survive_a_restart() {
+    let mut rates = Rates::default();
+    run(&mut rates, &engine("a", "cpu"), 400, 100, 51);
+    rates.note_load("a", "mac", 2_000);
+    let text = serde_json::to_string(&rates).expect("JSON");
+    assert_eq!(serde_json::from_str::<Rates>(&text).expect("the same"), rates);
+}

@@ -1,0 +1,261 @@
+//! Estimates at work: when a job may end, whether its deadline can be kept, and what its end
+//! teaches. The sums behind it are brought up to date once per turn, from what the turn touched.
+
+use std::collections::BTreeSet;
+
+use api_types::event::Eta;
+use api_types::task::TaskStatus;
+use api_types::{ErrorCode, ErrorDetail, JobId, WorkerId};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::estimate::ledger::{Asked, Ledger, Running, Work};
+use crate::estimate::{Basis, Engine, Estimates, Forecast, Size, Unsaved, cut_off_after};
+use crate::job::Job;
+use crate::orchestrator::Orchestrator;
+use crate::row::JobRow;
+use crate::step::Write;
+use crate::time::Time;
+use crate::turn::Turn;
+
+/// What the brain knows about time.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Clockwork {
+    pub learnt: Estimates,
+    pub ledger: Ledger,
+    pub unsaved: Unsaved,
+}
+
+impl Clockwork {
+    /// With what was learnt before a restart.
+    pub fn new(learnt: Estimates, now: Time) -> Self {
+        Self { learnt, ledger: Ledger::default(), unsaved: Unsaved::none(now) }
+    }
+
+    /// Expected milliseconds of an attempt on whatever serves the model, weighted by slots.
+    fn service_ms(&self, row: &JobRow, load: u32) -> Option<(f64, Basis)> {
+        let (mut weight, mut sum, mut worst) = (0.0, 0.0, Basis::Exact);
+        for (engine, slots) in self.ledger.engines(&row.model) {
+            if let Some((ms, basis)) = self.learnt.rates.service_ms(engine, size(row), load) {
+                weight += slots as f64;
+                sum += ms * slots as f64;
+                worst = worst.max(basis);
+            }
+        }
+        (weight > 0.0).then(|| (sum / weight, worst))
+    }
+}
+
+impl Orchestrator {
+    /// When a job that is being admitted may end. `None` when nothing like it was seen, when no
+    /// worker serves its model, or when it may not run on all that do.
+    pub(crate) fn forecast(&mut self, row: &JobRow, now: Time) -> Option<Forecast> {
+        if is_restricted(row) {
+            return None;
+        }
+        let busy = self.clockwork.ledger.is_busy(&row.model, row.priority);
+        let load = self.clockwork.ledger.load_of_next(&row.model, busy);
+        let (service_ms, basis) = self.clockwork.service_ms(row, load)?;
+        let work = micros(service_ms);
+        let asked = Asked { class: row.priority, tenant: &row.tenant, work, now: at(now) };
+        let wait = self.clockwork.ledger.wait_of_new(&row.model, &asked)?;
+        let mut forecast = Forecast {
+            wait_ms: wait / 1_000,
+            service_ms: service_ms.round() as u64,
+            basis,
+            eta: Eta { p50: 0, p90: 0 },
+        };
+        forecast.eta = self.clockwork.learnt.calibration.range(row.priority, &forecast).0;
+        Some(forecast)
+    }
+
+    /// When a living job may end, in milliseconds from now. Waiting: from what still lies ahead of
+    /// it. Handed out: what is left of the service.
+    pub fn eta(&self, job_id: JobId, now: Time) -> Option<Eta> {
+        let row = &self.jobs.get(&job_id)?.row;
+        let told = row.eta.as_ref()?;
+        let calibration = &self.clockwork.learnt.calibration;
+        let forecast = if row.status == TaskStatus::Queued {
+            let wait = self.clockwork.ledger.wait_of(job_id, told.service_ms * 1_000, at(now))?;
+            Forecast { wait_ms: wait / 1_000, ..*told }
+        } else {
+            let service_ms = self.clockwork.ledger.running(job_id)?.service_ms? as u64;
+            Forecast { wait_ms: 0, service_ms, ..*told }
+        };
+        let range = calibration.range(row.priority, &forecast).0;
+        let spent = match row.status {
+            TaskStatus::Queued => 0,
+            _ => row.attempt.as_ref().map_or(0, |attempt| now.since(attempt.dispatched_at)),
+        };
+        Some(Eta { p50: range.p50.saturating_sub(spent), p90: range.p90.saturating_sub(spent) })
+    }
+
+    /// Refuses a job whose estimated end misses its deadline. An unknown estimate admits, and so
+    /// does one that rests on other models.
+    ///
+    /// # Errors
+    /// `DEADLINE_UNMET` with the estimate.
+    pub(crate) fn check_deadline(&self, row: &JobRow) -> Result<(), ErrorDetail> {
+        let (Some(deadline), Some(forecast)) = (row.deadline, &row.eta) else { return Ok(()) };
+        let given_ms = deadline.since(row.submitted_at);
+        let (eta, calibrated) = self.clockwork.learnt.calibration.range(row.priority, forecast);
+        let (needed_ms, by) = if calibrated { (eta.p90, "p90") } else { (eta.p50, "p50") };
+        if forecast.basis == Basis::Backend || needed_ms <= given_ms {
+            return Ok(());
+        }
+        Err(deadline_unmet(given_ms, eta, by, self.queue.len()))
+    }
+
+    /// Whether a waiting job could not end before its deadline even if it were handed out now and
+    /// were faster than nineteen in twenty.
+    pub(crate) fn too_late(&self, row: &JobRow, now: Time) -> Option<ErrorDetail> {
+        let (deadline, forecast) = (row.deadline?, row.eta.as_ref()?);
+        if forecast.basis == Basis::Backend {
+            return None;
+        }
+        let fastest = self.clockwork.learnt.calibration.fastest(row.priority);
+        let needed_ms = (forecast.service_ms as f64 * fastest) as u64;
+        (deadline.since(now) < needed_ms).then(|| cannot_be_kept(row, deadline, needed_ms, now))
+    }
+
+    /// Brings the sums up to date with what the turn touched, and learns from what ended.
+    pub(crate) fn keep_time(&mut self, turn: &mut Turn) {
+        for worker_id in &turn.workers_touched {
+            self.account_worker(worker_id, turn.now);
+        }
+        let touched: BTreeSet<JobId> = turn.jobs_touched.clone();
+        for job_id in touched {
+            self.account_job(job_id, turn.now);
+        }
+        if !turn.step.writes.is_empty() && self.clockwork.unsaved.is_due(turn.now) {
+            turn.write(Write::PutEstimates(Box::new(self.clockwork.learnt.clone())));
+        }
+    }
+
+    fn account_worker(&mut self, worker_id: &WorkerId, now: Time) {
+        match self.registry.get(worker_id) {
+            Some(worker) => {
+                let serving = worker.is_serving(&self.settings, now);
+                let slots = if serving { u64::from(worker.row.facts.slots) } else { 0 };
+                self.clockwork.ledger.put_worker(worker_id, Engine::of(&worker.row.facts), slots);
+            }
+            None => self.clockwork.ledger.remove_worker(worker_id),
+        }
+    }
+
+    fn account_job(&mut self, job_id: JobId, now: Time) {
+        let Some(job) = self.jobs.get(&job_id) else { return self.account_ended(job_id) };
+        match job.row.status {
+            TaskStatus::Queued if self.clockwork.ledger.is_waiting(job_id) => {}
+            TaskStatus::Queued => {
+                let row = &job.row;
+                let work = row.eta.as_ref().map(|forecast| forecast.service_ms * 1_000);
+                self.clockwork.ledger.put_waiting(job_id, &row.model, row.priority, &row.tenant, work);
+            }
+            TaskStatus::Dispatched | TaskStatus::Running => {
+                if self.clockwork.ledger.running(job_id).is_none() {
+                    let run = self.running(job, now);
+                    self.clockwork.ledger.put_running(job_id, &job.row.model, run);
+                }
+            }
+            TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Cancelled => {}
+        }
+    }
+
+    /// What is expected of a run that has just begun (or is taken up after a restart).
+    fn running(&self, job: &Job, now: Time) -> Running {
+        let attempt = job.row.attempt.as_ref();
+        let worker = attempt.and_then(|attempt| self.registry.get(&attempt.worker_id));
+        let load = worker.map_or(1, |worker| worker.slots_busy().max(1));
+        let engine = worker.map(|worker| Engine::of(&worker.row.facts));
+        let service = engine
+            .and_then(|engine| self.clockwork.learnt.rates.service_ms(&engine, size(&job.row), load))
+            .map(|(ms, _)| ms);
+        let began = attempt.map_or(now, |attempt| attempt.dispatched_at);
+        Running { end: service.map(|ms| at(began) + micros(ms)), service_ms: service, load }
+    }
+
+    fn account_ended(&mut self, job_id: JobId) {
+        let run = self.clockwork.ledger.remove(job_id);
+        if let Some(row) = self.memory.job(job_id) {
+            learn(&mut self.clockwork, row, run, |id| {
+                self.registry.get(id).map(|worker| (Engine::of(&worker.row.facts), worker.slots_busy() + 1))
+            });
+        }
+    }
+}
+
+/// What the end of a job teaches: rates by what its worker reported, ranges by how long it took.
+fn learn(
+    clockwork: &mut Clockwork,
+    row: &JobRow,
+    run: Option<Running>,
+    worker: impl Fn(&WorkerId) -> Option<(Engine, u32)>,
+) {
+    let learnt = &mut clockwork.learnt;
+    let trusted = row.eta.as_ref().filter(|forecast| forecast.basis < Basis::Backend);
+    if row.status != TaskStatus::Completed {
+        if let (Some(forecast), Some(bound)) = (trusted, cut_off_after(row)) {
+            learnt.calibration.note_at_least(row.priority, forecast, bound);
+        }
+        return;
+    }
+    let (Some(end), Some(attempt), Some(ended_at)) = (&row.end, &row.attempt, row.ended_at) else { return };
+    clockwork.unsaved.note();
+    let attempt_ms = ended_at.since(attempt.dispatched_at);
+    if let Some((engine, load_now)) = worker(&attempt.worker_id) {
+        let load = run.map_or(load_now, |run| (run.load + load_now).div_ceil(2));
+        learnt.rates.note_run(&engine, size(row), end, attempt_ms, load);
+    }
+    if let Some(forecast) = trusted {
+        learnt.calibration.note_end(row.priority, forecast, ended_at.since(row.submitted_at));
+        learnt.calibration.note_service(row.priority, forecast.service_ms as f64, attempt_ms);
+    }
+}
+
+/// Whether a job may not run on every worker of its model.
+fn is_restricted(row: &JobRow) -> bool {
+    let placement = &row.placement;
+    placement.pool.is_some()
+        || placement.worker.is_some()
+        || !placement.require.is_empty()
+        || !placement.avoid.is_empty()
+}
+
+const fn size(row: &JobRow) -> Size {
+    Size { prompt_bytes: row.prompt_bytes, max_tokens: row.max_tokens }
+}
+
+fn micros(ms: f64) -> Work {
+    (ms.max(0.0) * 1_000.0).round() as Work
+}
+
+const fn at(now: Time) -> Work {
+    now.0.saturating_mul(1_000)
+}
+
+fn deadline_unmet(given_ms: u64, eta: Eta, by: &str, queue_depth: u64) -> ErrorDetail {
+    let message = format!(
+        "The job would likely end after {} ms (half of such jobs) to {} ms (nine in ten); its deadline is {given_ms} ms.",
+        eta.p50, eta.p90
+    );
+    ErrorDetail::new(ErrorCode::DeadlineUnmet, message)
+        .with_field("deadline_ms")
+        .with_details(json!({
+            "deadline_ms": given_ms, "eta_ms": eta, "judged_by": by, "queue_depth": queue_depth
+        }))
+        .with_hint("Give a later `deadline_ms`, ask for fewer tokens, or try again when less is queued.")
+}
+
+fn cannot_be_kept(row: &JobRow, deadline: Time, needed_ms: u64, now: Time) -> ErrorDetail {
+    let given_ms = deadline.since(row.submitted_at);
+    let message = format!(
+        "The job waited too long: {} ms are left of its deadline of {given_ms} ms, and it needs at least {needed_ms} ms.",
+        deadline.since(now)
+    );
+    ErrorDetail::new(ErrorCode::DeadlineExceeded, message)
+        .with_details(json!({
+            "deadline_ms": given_ms, "elapsed_ms": now.since(row.submitted_at), "needed_ms": needed_ms
+        }))
+        .with_hint("Give a later `deadline_ms`, or ask for fewer tokens.")
+}
