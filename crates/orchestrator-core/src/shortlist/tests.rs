@@ -228,6 +228,7 @@ fn job_row(n: u128, placement: Placement, model: &str, last: Option<u8>) -> JobR
         retry: RetryMode::BeforeFirstToken,
         placement,
         durability: Durability::Durable,
+        eta: None,
         idempotency: None,
         correlation_id: "test".parse().expect("an id"),
         attempt: last.map(|last| AttemptRow {
