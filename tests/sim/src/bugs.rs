@@ -17,28 +17,63 @@ pub enum Bug {
     ResumeOffByOne,
     /// The journal leaves out that time passed.
     TimeoutNotJournaled,
+    /// The journal begins anew without a new snapshot.
+    StaleSnapshot,
+    /// A transaction of several rows leaves out the last one.
+    LastWriteLost,
+    /// A restart forgets the idempotency keys of jobs that have ended.
+    KeysForgotten,
+    /// A restart counts jobs from the start again.
+    NumbersReused,
+    /// A restart forgets which attempts waiting jobs have behind them.
+    AttemptForgotten,
+    /// A job that must not be tried again is written down as one that may.
+    RequestAltered,
+    /// What a failed attempt said is passed on instead of dropped.
+    HeldPasses,
+    /// Tokens pass before `running` is on disk.
+    PassBeforeRunning,
+    /// A stream that is taken up again begins one event too late.
+    RelaySkips,
+    /// The last event of a job is sent twice.
+    EndTwice,
+    /// A worker runs an attempt again when it is asked again.
+    RunTwice,
+    /// A worker that is to drain gets new jobs.
+    DrainIgnored,
+    /// A worker counts as heard of because its connection is open.
+    SilenceForgiven,
+    /// The brain is told the wall clock, which is set back at times.
+    ClockRunsBack,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 20] = [
         Self::ActBeforeCommit,
         Self::StaleAttemptAccepted,
         Self::SlotLeaked,
         Self::NoIncarnation,
         Self::ResumeOffByOne,
         Self::TimeoutNotJournaled,
+        Self::StaleSnapshot,
+        Self::LastWriteLost,
+        Self::KeysForgotten,
+        Self::NumbersReused,
+        Self::AttemptForgotten,
+        Self::RequestAltered,
+        Self::HeldPasses,
+        Self::PassBeforeRunning,
+        Self::RelaySkips,
+        Self::EndTwice,
+        Self::RunTwice,
+        Self::DrainIgnored,
+        Self::SilenceForgiven,
+        Self::ClockRunsBack,
     ];
 
     /// Its name on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ActBeforeCommit => "act-before-commit",
-            Self::StaleAttemptAccepted => "stale-attempt-accepted",
-            Self::SlotLeaked => "slot-leaked",
-            Self::NoIncarnation => "no-incarnation",
-            Self::ResumeOffByOne => "resume-off-by-one",
-            Self::TimeoutNotJournaled => "timeout-not-journaled",
-        }
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 }

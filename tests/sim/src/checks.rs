@@ -12,7 +12,7 @@ use orchestrator_core::{
 use crate::client::is_last;
 use crate::daemon::Logged;
 use crate::plan::ClientPlan;
-use crate::sim_worker::token_value;
+use crate::sim_worker::{NOT_A_WORKER, token_value};
 use crate::store::Stored;
 use crate::world::World;
 
@@ -30,6 +30,7 @@ pub struct Checks {
     told: BTreeMap<JobId, TaskStatus>,
     job_of_client: BTreeMap<usize, JobId>,
     job_of_key: BTreeMap<String, JobId>,
+    job_of_number: BTreeMap<u64, JobId>,
     executed: BTreeMap<(JobId, Attempt), u64>,
     opened: BTreeSet<(JobId, Attempt)>,
     known: BTreeMap<WorkerId, Known>,
@@ -78,6 +79,9 @@ impl Checks {
         if row.status != TaskStatus::Queued || jobs.contains_key(&row.job_id) {
             self.fail("I3", format!("{} begins as {:?}", row.job_id, row.status));
         }
+        if let Some(first) = self.job_of_number.insert(row.number, row.job_id) {
+            self.fail("I3", format!("{} and {first} have the number {}", row.job_id, row.number));
+        }
         if let Some(idempotency) = &row.idempotency
             && let Some(first) = self.job_of_key.insert(idempotency.key.clone(), row.job_id)
         {
@@ -98,6 +102,11 @@ impl Checks {
         let dispatched = from.status == TaskStatus::Queued && to.status == TaskStatus::Dispatched;
         if number(to) != number(from) + u32::from(dispatched) {
             self.fail("I3", format!("{id} goes from attempt {} to {}", number(from), number(to)));
+        }
+        let dispatched_at = to.attempt.as_ref().map(|attempt| attempt.dispatched_at);
+        let times = [Some(to.submitted_at), dispatched_at, to.ended_at];
+        if !times.iter().flatten().is_sorted() {
+            self.fail("I3", format!("{id}: its times run backward: {times:?}"));
         }
         if to.status.is_terminal() != to.ended_at.is_some() {
             self.fail("I3", format!("{id} is {:?} and ended at {:?}", to.status, to.ended_at));
@@ -127,6 +136,17 @@ impl Checks {
         }
     }
 
+    /// I1: what is on disk is what was asked for.
+    pub fn as_asked(&mut self, row: &JobRow, plan: &ClientPlan) {
+        let same = (row.retry, row.priority, row.on_disconnect)
+            == (plan.retry, plan.priority, plan.on_disconnect)
+            && row.deadline.map(|at| at.since(row.submitted_at)) == plan.deadline_ms
+            && row.model == plan.model;
+        if !same {
+            self.fail("I1", format!("{} is on disk as {row:?}, but {plan:?} was asked for", row.job_id));
+        }
+    }
+
     /// I3: what somebody was told is final.
     pub fn told_ended(&mut self, job_id: JobId, status: TaskStatus) {
         let first = *self.told.entry(job_id).or_insert(status);
@@ -137,9 +157,8 @@ impl Checks {
 
     /// I4: one attempt runs on one start of one worker only.
     pub fn executed(&mut self, run: &RunKey, start: u64) {
-        let first = *self.executed.entry((run.job_id, run.attempt)).or_insert(start);
-        if first != start {
-            self.fail("I4", format!("{run:?} runs on start {first} and on start {start}"));
+        if let Some(first) = self.executed.insert((run.job_id, run.attempt), start) {
+            self.fail("I4", format!("{run:?} runs on start {first} and again on start {start}"));
         }
     }
 
@@ -149,7 +168,9 @@ impl Checks {
             Event::WorkerReady { request, facts, status, .. } => {
                 self.pending.insert(*request, (facts.worker_id.clone(), facts.instance, *status));
             }
-            Event::WorkerHeartbeat { request, worker_id, instance, status, .. } => {
+            Event::WorkerHeartbeat { request, worker_id, instance, status, .. }
+                if *request != NOT_A_WORKER =>
+            {
                 self.pending.insert(*request, (worker_id.clone(), *instance, *status));
             }
             Event::WorkerFailed { worker_id, instance, .. } => {

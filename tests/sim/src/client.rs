@@ -1,5 +1,6 @@
 //! A client in small: submits, reads with `Last-Event-ID`, leaves and returns, cancels.
 
+use api_types::task::RetryMode;
 use api_types::{ErrorCode, JobId, PrefixChain, TaskEvent, TenantId};
 use orchestrator_core::{Answer, Event, Idempotency, Submission};
 use uuid::Uuid;
@@ -101,7 +102,7 @@ impl World {
             priority: plan.priority,
             deadline_ms: plan.deadline_ms,
             on_disconnect: plan.on_disconnect,
-            retry: plan.retry,
+            retry: if self.bug == Some(Bug::RequestAltered) { RetryMode::default() } else { plan.retry },
             placement: api_types::task::Placement::default(),
             durability: plan.durability,
             idempotency: plan
@@ -119,6 +120,9 @@ impl World {
         match answer {
             Answer::Accepted { job_id, .. } => {
                 self.checks.acknowledged(client, job_id, &plan);
+                if let Some(stored) = self.store.jobs.get(&job_id) {
+                    self.checks.as_asked(&stored.row, &plan);
+                }
                 if self.clients[client].job.replace(job_id).is_none() {
                     self.after_answer(client, &plan);
                 }

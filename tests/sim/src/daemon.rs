@@ -155,6 +155,9 @@ impl World {
             event
         };
         self.checks.heard(&event, now);
+        if self.bug == Some(Bug::DrainIgnored) && matches!(event, Event::DrainWorker { .. }) {
+            return;
+        }
         self.trace.note(&event);
         daemon.journal.event(&event, now);
         let more = daemon.brain.handle_event(event, now);
@@ -189,12 +192,12 @@ impl World {
 
     /// Wakes the driver when the brain wants it.
     fn arm(&mut self) {
+        let now = self.time();
         let Some(daemon) = &mut self.daemon else { return };
-        let at = daemon.brain.poll_timeout().map(|at| at.0.max(self.now));
-        if at.is_some() && at != daemon.woken_at {
-            daemon.woken_at = at;
-            let delay = at.unwrap_or(self.now) - self.now;
-            self.after(delay, Happening::DriverTurn(self.life));
+        let due = daemon.brain.poll_timeout().map(|at| self.now + at.since(now));
+        if let Some(at) = due.filter(|_| due != daemon.woken_at) {
+            daemon.woken_at = due;
+            self.after(at - self.now, Happening::DriverTurn(self.life));
         }
     }
 
@@ -244,7 +247,10 @@ impl World {
             log.push(Logged::Other(last.clone()));
             log
         };
-        self.store.commit(&step.writes, &queued, &kept, &mut self.checks);
+        let lost = usize::from(self.bug == Some(Bug::LastWriteLost) && step.writes.len() > 1);
+        let writes = &step.writes[..step.writes.len() - lost];
+        self.store.commit(writes, &queued, &kept, &mut self.checks);
+        self.committed_at = self.committed_at.max(self.time());
         self.counts.commits += 1;
         if let Some((CrashPoint::AfterCommit, back)) = self.crash_next {
             return self.crash_daemon(back);
@@ -272,7 +278,8 @@ impl World {
             Action::Publish { job_id, event } => self.publish(job_id, event),
             Action::OpenStream(OpenStream { run, .. }) => {
                 self.checks.opened(&run);
-                self.open_relay(run, 0, false, true);
+                let passing = self.bug == Some(Bug::PassBeforeRunning);
+                self.open_relay(run, 0, passing, true);
             }
             Action::ResumeStream { run, delay_ms, passed, .. } => {
                 self.open_relay(run, delay_ms, passed, false);
@@ -323,6 +330,9 @@ impl World {
                     log.extend(relay.into_iter().flat_map(|relay| relay.held));
                 }
             }
+            if self.bug == Some(Bug::EndTwice) {
+                log.push(Logged::Other(last_event.clone()));
+            }
             log.push(Logged::Other(last_event));
             if let Some(stored) = self.store.jobs.get(&job_id) {
                 self.checks.ended_alike(job_id, log, &stored.events);
@@ -345,8 +355,9 @@ impl World {
 
     /// A new process reads the rows and goes on.
     pub fn start_daemon(&mut self) {
+        self.set_clock();
         let now = self.time();
-        let (brain, step) = Orchestrator::recover(self.plan.settings.clone(), self.store.rows(), now);
+        let (brain, step) = Orchestrator::recover(self.plan.settings.clone(), self.store.rows(self.bug), now);
         let living = self.store.jobs.iter().filter(|(_, stored)| !stored.row.status.is_terminal());
         let logs = living.map(|(id, stored)| (*id, vec![stored.queued.clone()])).collect();
         self.checks.recovered(&brain, &self.store.jobs);

@@ -35,7 +35,9 @@ impl Journal {
     }
 
     fn begin(&mut self, brain: &Orchestrator) {
-        self.snapshot = brain.snapshot().unwrap_or_default();
+        if self.bug != Some(Bug::StaleSnapshot) || self.snapshot.is_empty() {
+            self.snapshot = brain.snapshot().unwrap_or_default();
+        }
         self.segments.clear();
         self.recorder.begin();
         self.inputs = 0;

@@ -3,6 +3,7 @@
 use api_types::{ErrorCode, ErrorDetail};
 use orchestrator_core::{BrokenCause, Event, RunKey};
 
+use crate::bugs::Bug;
 use crate::daemon::Logged;
 use crate::sim_worker::{Reach, WorkerEvent};
 use crate::world::{Happening, World};
@@ -49,7 +50,7 @@ impl World {
             held: Vec::new(),
             passing,
             frozen: false,
-            cursor: 0,
+            cursor: usize::from(!execute && self.bug == Some(Bug::RelaySkips)),
             told_first: passing,
             over: false,
             broken: false,
@@ -58,6 +59,10 @@ impl World {
         if let Some(daemon) = &mut self.daemon {
             daemon.relays.insert(run.clone(), relay);
             let delay = delay_ms + self.latency();
+            if execute && self.doubles_message() {
+                let again = Happening::RelayOpen { life: self.life, conn, run: run.clone(), execute };
+                self.after(delay + 20, again);
+            }
             self.after(delay, Happening::RelayOpen { life: self.life, conn, run, execute });
         }
     }
@@ -201,8 +206,11 @@ impl World {
 
     /// Stops listening.
     pub fn drop_stream(&mut self, run: &RunKey) {
-        if let Some(daemon) = &mut self.daemon {
-            daemon.relays.remove(run);
+        let Some(dropped) = self.daemon.as_mut().and_then(|daemon| daemon.relays.remove(run)) else { return };
+        if self.bug == Some(Bug::HeldPasses) {
+            for (index, logged) in dropped.held.into_iter().enumerate() {
+                self.append(run, index + 1, logged);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use api_types::worker::{WorkerFacts, WorkerStatus};
 use api_types::{
     Attempt, ErrorCode, ErrorDetail, Incarnation, InstanceId, JobId, PROTOCOL, StopReason, WorkerId,
 };
-use orchestrator_core::{Answer, Event, Run, RunKey};
+use orchestrator_core::{Answer, Event, RequestId, Run, RunKey};
 use uuid::Uuid;
 
 use crate::bugs::Bug;
@@ -16,6 +16,9 @@ use crate::plan::{Fate, WorkerPlan};
 use crate::relay::overflow;
 use crate::rng::mix;
 use crate::world::{Happening, World};
+
+/// The number of a sign of life that no worker gave.
+pub const NOT_A_WORKER: RequestId = RequestId(0);
 
 /// A job's try, as workers name it.
 pub type RunId = (JobId, Attempt);
@@ -33,6 +36,10 @@ pub struct SimWorker {
     pub stopped_until: u64,
     /// Until when nothing gets through to it or from it.
     pub cut_until: u64,
+    /// Until when nothing gets through to it.
+    pub deaf_until: u64,
+    /// Until when nothing gets through from it.
+    pub mute_until: u64,
 }
 
 /// One start of a worker.
@@ -83,7 +90,8 @@ pub enum Reach {
 impl SimWorker {
     /// What a connection meets at `now`.
     pub const fn reach(&self, now: u64) -> Reach {
-        if now < self.cut_until {
+        // A connection needs both directions.
+        if now < self.cut_until || now < self.deaf_until || now < self.mute_until {
             return Reach::Silent;
         }
         match self.process {
@@ -148,6 +156,26 @@ impl World {
     /// Whether a message to or from this worker gets through now.
     pub fn is_reachable(&self, worker: usize) -> bool {
         self.workers[worker].reach(self.now) == Reach::Open
+    }
+
+    /// Whether what this worker says arrives, even if it hears nothing.
+    fn is_heard(&self, worker: usize) -> bool {
+        let machine = &self.workers[worker];
+        let until = machine.cut_until.max(machine.stopped_until).max(machine.mute_until);
+        machine.process.is_some() && self.now >= until
+    }
+
+    /// The planted bug: whoever has registered is believed to live for as long as it is connected.
+    pub fn forgive_silence(&mut self) {
+        if self.bug != Some(Bug::SilenceForgiven) {
+            return;
+        }
+        for worker in 0..self.workers.len() {
+            let registered = self.sign_of_life(worker, NOT_A_WORKER);
+            if let Some(event @ Event::WorkerHeartbeat { .. }) = registered {
+                self.deliver(event);
+            }
+        }
     }
 
     /// Starts a worker's process, unless it has one.
@@ -227,7 +255,7 @@ impl World {
 
     /// Introduces itself, or shows that it lives.
     pub fn beat(&mut self, worker: usize) {
-        if !self.is_reachable(worker) || self.daemon.is_none() {
+        if !self.is_heard(worker) || self.daemon.is_none() {
             return;
         }
         let copies = if self.loses_message() { 0 } else { 1 + u64::from(self.doubles_message()) };
@@ -240,7 +268,7 @@ impl World {
         }
     }
 
-    fn sign_of_life(&self, worker: usize, request: orchestrator_core::RequestId) -> Option<Event> {
+    fn sign_of_life(&self, worker: usize, request: RequestId) -> Option<Event> {
         let machine = &self.workers[worker];
         let process = machine.process.as_ref()?;
         let facts = || Box::new(machine.facts(process.instance));
@@ -324,12 +352,13 @@ impl World {
         if checks_incarnation && process.incarnation != Some(run.incarnation) {
             return Err(Some(ErrorCode::StaleIncarnation));
         }
-        if process.runs.contains_key(&id) {
+        let again = self.bug == Some(Bug::RunTwice);
+        if process.runs.contains_key(&id) && !again {
             return Ok(process.start);
         }
         match process.highest.get(&run.job_id) {
             Some(highest) if *highest > run.attempt => return Err(Some(ErrorCode::StaleAttempt)),
-            Some(highest) if *highest == run.attempt => return Err(Some(ErrorCode::AttemptGone)),
+            Some(highest) if *highest == run.attempt && !again => return Err(Some(ErrorCode::AttemptGone)),
             _ => {}
         }
         match process.status {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use api_types::task::Decision;
+use api_types::task::{Decision, TaskStatus};
 use api_types::{Attempt, Incarnation, JobId, PoolId, TaskEvent, WorkerId};
 use orchestrator_core::{Estimates, JobRow, PoolRow, Rows, WorkerRow, Write};
 
+use crate::bugs::Bug;
 use crate::checks::Checks;
 use crate::daemon::Logged;
 
@@ -32,7 +33,23 @@ pub struct Stored {
     pub events: Vec<Logged>,
 }
 
+/// A row as a restart reads it; a planted bug may spoil it.
+fn misread(row: &JobRow, bug: Option<Bug>) -> JobRow {
+    let mut row = row.clone();
+    if bug == Some(Bug::AttemptForgotten) && row.status == TaskStatus::Queued {
+        row.attempt = None;
+    }
+    if bug == Some(Bug::NumbersReused) {
+        row.number = 0;
+    }
+    row
+}
+
 impl Store {
+    fn last_number(&self) -> u64 {
+        self.jobs.values().map(|stored| stored.row.number).max().unwrap_or(0)
+    }
+
     /// Applies one transaction. `kept` tells the events of a job that ends.
     pub fn commit(
         &mut self,
@@ -78,14 +95,22 @@ impl Store {
     }
 
     /// What an orchestrator finds when it starts.
-    pub fn rows(&self) -> Rows {
-        let living_or_keyed = |row: &&JobRow| !row.status.is_terminal() || row.idempotency.is_some();
+    pub fn rows(&self, bug: Option<Bug>) -> Rows {
+        let keys_count = bug != Some(Bug::KeysForgotten);
+        let living_or_keyed =
+            |row: &&JobRow| !row.status.is_terminal() || (keys_count && row.idempotency.is_some());
         let living = |id: &JobId| self.jobs.get(id).is_some_and(|stored| !stored.row.status.is_terminal());
         Rows {
-            jobs: self.jobs.values().map(|stored| &stored.row).filter(living_or_keyed).cloned().collect(),
+            jobs: self
+                .jobs
+                .values()
+                .map(|stored| &stored.row)
+                .filter(living_or_keyed)
+                .map(|row| misread(row, bug))
+                .collect(),
             workers: self.workers.values().cloned().collect(),
             pools: self.pools.values().cloned().collect(),
-            last_number: self.jobs.values().map(|stored| stored.row.number).max().unwrap_or(0),
+            last_number: if bug == Some(Bug::NumbersReused) { 0 } else { self.last_number() },
             next_incarnation: self.next_incarnation,
             decisions: self.decisions.iter().filter(|(id, _, _)| living(id)).cloned().collect(),
             estimates: self.estimates.clone(),

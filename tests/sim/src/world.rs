@@ -73,6 +73,12 @@ pub struct World {
     pub crash_next: Option<(CrashPoint, u64)>,
     /// Until when the orchestrator stands still.
     pub daemon_stopped_until: u64,
+    /// How far the wall clock is ahead of the world's time (or behind it), in milliseconds.
+    pub wall_offset: i64,
+    /// How far the orchestrator's clock is: the wall clock at its start, carried on steadily.
+    pub clock_offset: i64,
+    /// The largest time the orchestrator has committed.
+    pub committed_at: Time,
     /// The machines.
     pub workers: Vec<SimWorker>,
     /// The clients.
@@ -167,7 +173,15 @@ impl World {
         for (number, worker) in plan.workers.iter().enumerate() {
             let id: WorkerId = format!("worker-fake-{number}").parse()?;
             let plan = worker.clone();
-            workers.push(SimWorker { id, plan, process: None, stopped_until: 0, cut_until: 0 });
+            workers.push(SimWorker {
+                id,
+                plan,
+                process: None,
+                stopped_until: 0,
+                cut_until: 0,
+                deaf_until: 0,
+                mute_until: 0,
+            });
         }
         let mut world = Self {
             now: EPOCH,
@@ -178,6 +192,9 @@ impl World {
             life: 0,
             crash_next: None,
             daemon_stopped_until: 0,
+            wall_offset: 0,
+            clock_offset: 0,
+            committed_at: Time(0),
             workers,
             clients: plan.clients.iter().cloned().map(Client::new).collect(),
             plan,
@@ -218,8 +235,17 @@ impl World {
     }
 
     /// The time as the brain takes it.
-    pub const fn time(&self) -> Time {
-        Time(self.now)
+    pub fn time(&self) -> Time {
+        let offset = if self.bug == Some(Bug::ClockRunsBack) { self.wall_offset } else { self.clock_offset };
+        Time(self.now.saturating_add_signed(offset))
+    }
+
+    /// Sets the clock of an orchestrator that starts: the wall clock, but never before what is on
+    /// disk.
+    pub fn set_clock(&mut self) {
+        let wall = self.now.saturating_add_signed(self.wall_offset);
+        let start = wall.max(self.committed_at.0);
+        self.clock_offset = start.cast_signed() - self.now.cast_signed();
     }
 
     /// Runs until everything had time to end, or a promise is broken.
@@ -263,6 +289,7 @@ impl World {
             Happening::Heal => self.heal(),
             Happening::CheckBounds => {
                 self.check_bounds();
+                self.forgive_silence();
                 self.after(BOUNDS_EVERY_MS, Happening::CheckBounds);
             }
             Happening::StartDaemon(life) if life == self.life => self.start_daemon(),
@@ -313,6 +340,8 @@ impl World {
         for worker in 0..self.workers.len() {
             self.workers[worker].stopped_until = 0;
             self.workers[worker].cut_until = 0;
+            self.workers[worker].deaf_until = 0;
+            self.workers[worker].mute_until = 0;
             self.after(100, Happening::StartWorker(worker));
         }
     }
