@@ -232,7 +232,7 @@ impl Driver {
 
     fn take_step(&mut self, step: Step, request: Option<std::sync::Arc<ExecuteRequest>>, round: &mut Round) {
         self.journal.decided(&step);
-        let Step { writes, actions } = step;
+        let Step { writes, actions, .. } = step;
         round.changes.extend(prepare::changes(
             &self.actions.subscribers,
             writes,
@@ -307,6 +307,10 @@ impl Driver {
 
     fn notify(&self, notice: Notice) {
         match &notice {
+            Notice::PolicyFailed { name, failure } => {
+                self.actions.metrics.policy_failed(failure.hook);
+                tracing::warn!(code = "POLICY_FAILED", policy = name, "{failure}");
+            }
             Notice::StaleDropped { kind } => self.actions.metrics.stale(kind),
             Notice::Job { job_id, status, .. } if status.is_terminal() => {
                 self.actions.metrics.ended(*status);

@@ -8,6 +8,7 @@ use api_types::TaskEvent;
 use api_types::task::{Priority, TaskStatus};
 use orchestrator_core::JobRow;
 use orchestrator_core::estimate::outcome;
+use orchestrator_core::policy::Hook;
 use orchestrator_core::view::HealthCounts;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -64,6 +65,8 @@ pub struct Figures {
     pub tokens_relayed: Counter,
     /// Messages with an old attempt or incarnation, by kind.
     pub stale_dropped: Family<Label, Counter>,
+    /// Questions that a policy gave no answer to, by hook.
+    pub policy_failures: Family<Label, Counter>,
     /// Events the driver handled.
     pub events: Counter,
     /// Transactions.
@@ -105,6 +108,7 @@ impl Default for Metrics {
             eta_inside_p90: Family::default(),
             tokens_relayed: Counter::default(),
             stale_dropped: Family::default(),
+            policy_failures: Family::default(),
             events: Counter::default(),
             commits: Counter::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
@@ -133,6 +137,12 @@ impl Figures {
     /// A late message was dropped.
     pub fn stale(&self, kind: &'static str) {
         self.stale_dropped.get_or_create(&Label { kind }).inc();
+    }
+
+    /// A policy gave no answer.
+    pub fn policy_failed(&self, hook: Option<Hook>) {
+        let kind = hook.map_or("compile", Hook::name);
+        self.policy_failures.get_or_create(&Label { kind }).inc();
     }
 
     /// A task was handed in.
@@ -184,6 +194,7 @@ impl Figures {
         }
         all.register("tokens_relayed", "Tokens passed from workers to jobs", self.tokens_relayed.clone());
         all.register("stale_dropped", "Late messages dropped, by kind", self.stale_dropped.clone());
+        all.register("policy_failures", "Questions no answer came to, by hook", self.policy_failures.clone());
         all.register("events", "Events handled by the brain", self.events.clone());
         all.register("commits", "Transactions written", self.commits.clone());
         all.register("open_connections", "Connections of clients", self.connections.clone());

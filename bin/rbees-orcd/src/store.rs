@@ -3,6 +3,7 @@
 pub mod history;
 pub mod journal;
 pub mod migrate;
+mod policy;
 pub mod record;
 mod write;
 
@@ -176,6 +177,7 @@ impl Store {
             next_incarnation,
             decisions: self.load_decisions()?,
             estimates: self.load_estimates()?,
+            policies: policy::load(&self.connection)?,
         };
         Ok(Recovered { rows, published: self.load_published()?, last_time })
     }

@@ -73,6 +73,9 @@ error_codes! {
     QueueFull "QUEUE_FULL" 429 true "The queue holds as many jobs as it may.";
     QuotaExceeded "QUOTA_EXCEEDED" 429 true "The caller used up its share.";
     TooManyRequests "TOO_MANY_REQUESTS" 429 true "More requests at once than this server takes.";
+    PolicyRefused "POLICY_REFUSED" 403 false "The operator's policy does not take this job.";
+    PolicyNotFound "POLICY_NOT_FOUND" 404 false "There is no such policy: no shadow, or none before the live one.";
+    ScriptError "SCRIPT_ERROR" 422 false "A policy script does not compile, broke a limit or gave a wrong answer.";
     DeadlineUnmet "DEADLINE_UNMET" 422 false "The job cannot end before its deadline.";
     DeadlineExceeded "DEADLINE_EXCEEDED" 504 false "The deadline passed before the job ended.";
     ExecutionTimeout "EXECUTION_TIMEOUT" 504 false "The job ran longer than a job may.";

@@ -87,6 +87,7 @@ impl From<ErrorCode> for ExitStatus {
             | E::JobNotFound
             | E::WorkerNotFound
             | E::PoolNotFound
+            | E::PolicyNotFound
             | E::ModelNotFound
             | E::DeviceNotFound
             | E::EventsEvicted
@@ -104,6 +105,8 @@ impl From<ErrorCode> for ExitStatus {
             | E::JobConflict
             | E::StaleAttempt
             | E::StaleIncarnation
+            | E::PolicyRefused
+            | E::ScriptError
             | E::DeadlineUnmet
             | E::CorruptModel
             | E::UnsupportedModel

@@ -22,10 +22,13 @@ impl Orchestrator {
         let request = submission.request;
         self.registry.refresh(&self.settings, turn.now);
         match self.check(submission, turn.now) {
-            Ok(row) => match self.make_room(&row, turn) {
-                Ok(()) => self.admit(request, row, turn),
-                Err(error) => turn.refuse(request, error),
-            },
+            Ok(mut row) => {
+                let room = self.ask_admission(&mut row, turn).and_then(|()| self.make_room(&row, turn));
+                match room {
+                    Ok(()) => self.admit(request, row, turn),
+                    Err(error) => turn.refuse(request, error),
+                }
+            }
             Err(error) => turn.refuse(request, error),
         }
     }
@@ -109,8 +112,13 @@ impl Orchestrator {
         let (job_id, row_eta) = (row.job_id, row.eta.map(|forecast| forecast.eta));
         self.memory.admit(&row);
         self.budget.admit(&self.settings.retry);
-        self.queue.push(&row);
-        let job = Job::new(row);
+        let mut job = Job::new(row);
+        job.resting = job.row.not_before.is_some();
+        if job.resting {
+            self.queue.rest(&job.row);
+        } else {
+            self.queue.push(&job.row);
+        }
         if job.is_durable() {
             turn.write(Write::InsertJob(job.row.clone()));
         }

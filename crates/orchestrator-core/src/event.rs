@@ -10,6 +10,7 @@ use api_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::policy::PolicyChange;
 use crate::row::PoolRow;
 
 /// Names a waiting caller, so that its answer finds it. Drawn by the driver, never reused.
@@ -124,6 +125,13 @@ pub enum Event {
         request: RequestId,
         /// The pool.
         pool_id: PoolId,
+    },
+    /// The operator changes the policies in force. Answered with `Done` or `Refused`.
+    SetPolicy {
+        /// Who waits for the answer.
+        request: RequestId,
+        /// What is changed.
+        change: PolicyChange,
     },
     /// A pool told what models it has.
     PoolModels {

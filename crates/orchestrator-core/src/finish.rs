@@ -8,6 +8,7 @@ use crate::job::Job;
 use crate::orchestrator::Orchestrator;
 use crate::retry::{Failure, Verdict, retry_or_fail};
 use crate::step::{Action, Write};
+use crate::time::Time;
 use crate::turn::Turn;
 
 impl Orchestrator {
@@ -118,15 +119,25 @@ impl Orchestrator {
         }
         job.row.tries_failed = job.row.tries_failed.saturating_add(1);
         job.row.workers_lost.extend(failure.lost.clone());
+        let error = failure.error.clone();
         match retry_or_fail(&job.row, failure, &self.settings.retry, &mut self.budget, turn.now) {
             Verdict::Fail(error) => self.fail_job(job_id, error, turn),
-            Verdict::Retry(not_before) => {
-                job.requeue(Some(not_before));
-                self.queue.rest(&job.row);
-                turn.save_job(job);
-                turn.tell_job(job);
-            }
+            Verdict::Retry(not_before) => self.try_again(job_id, &error, not_before, turn),
         }
+    }
+
+    /// Another attempt after a pause, unless the policy gives the job up.
+    fn try_again(&mut self, job_id: JobId, error: &ErrorDetail, not_before: Time, turn: &mut Turn) {
+        let given_up = self.jobs.get(&job_id).and_then(|job| self.ask_retry(&job.row, error, turn));
+        if let Some(error) = given_up {
+            self.budget.give_back(&self.settings.retry);
+            return self.fail_job(job_id, error, turn);
+        }
+        let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        job.requeue(Some(not_before));
+        self.queue.rest(&job.row);
+        turn.save_job(job);
+        turn.tell_job(job);
     }
 
     /// A worker could not take a run and is not to blame: the job waits on as if never handed out.

@@ -29,6 +29,7 @@ mod registry;
 pub mod replay;
 mod retry;
 pub mod row;
+mod set_policy;
 pub mod settings;
 mod shortlist;
 pub mod step;

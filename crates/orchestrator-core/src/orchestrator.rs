@@ -1,6 +1,7 @@
 //! The brain's front door: routes events to those who decide, and decides nothing itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api_types::task::TaskStatus;
 use api_types::{Incarnation, JobId, PoolId, WorkerId};
@@ -12,7 +13,7 @@ use crate::eta::Clockwork;
 use crate::event::Event;
 use crate::job::Job;
 use crate::model::Catalogs;
-use crate::policy::{LeastLoaded, Policy};
+use crate::policy::{NoScripts, PolicySlot, PolicyStanding, Scripts};
 use crate::queue::Queue;
 use crate::register::{Beat, Introduction};
 use crate::registry::Registry;
@@ -27,8 +28,7 @@ use crate::turn::{Submitted, Turn};
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Orchestrator {
     pub(crate) settings: Settings,
-    #[serde(skip, default = "built_in")]
-    pub(crate) policy: Box<dyn Policy>,
+    pub(crate) policy: PolicySlot,
     pub(crate) jobs: BTreeMap<JobId, Job>,
     pub(crate) queue: Queue,
     pub(crate) registry: Registry,
@@ -47,10 +47,20 @@ pub struct Orchestrator {
 impl Orchestrator {
     /// The brain as of the last commit, and what is to be done to go on from there.
     pub fn recover(settings: Settings, rows: Rows, now: Time) -> (Self, Step) {
+        Self::recover_with(settings, rows, Arc::new(NoScripts), now)
+    }
+
+    /// As [`Self::recover`], with a language for policies that are scripts.
+    pub fn recover_with(
+        settings: Settings,
+        rows: Rows,
+        scripts: Arc<dyn Scripts>,
+        now: Time,
+    ) -> (Self, Step) {
         let mut brain = Self {
             budget: Budget::full(&settings.retry, now),
             settings,
-            policy: built_in(),
+            policy: PolicySlot::new(rows.policies.clone(), scripts),
             jobs: BTreeMap::new(),
             queue: Queue::default(),
             registry: Registry::new(Incarnation(1)),
@@ -106,6 +116,7 @@ impl Orchestrator {
             Event::StreamBroken { run, cause } => self.stream_broken(&run, cause, turn),
             Event::PutPool { request, pool } => self.put_pool(request, pool, turn),
             Event::RemovePool { request, pool_id } => self.remove_pool(request, pool_id, turn),
+            Event::SetPolicy { request, change } => self.set_policy(request, change, turn),
             Event::PoolModels { pool_id, models } => self.pool_models(pool_id, models),
         }
     }
@@ -132,6 +143,22 @@ impl Orchestrator {
         self.registry.openings_are_exact(&self.settings, self.seen)
     }
 
+    /// Makes the next event or timeout take the branches that it took when its step was recorded
+    /// with these [`Step::interrupted`].
+    pub fn cut_next(&mut self, interrupted: Vec<u32>) {
+        self.policy.cut_next(interrupted);
+    }
+
+    /// Makes policies of their texts after the brain was read from a journal.
+    pub fn use_scripts(&mut self, scripts: Arc<dyn Scripts>) {
+        self.policy.use_scripts(scripts);
+    }
+
+    /// The policies in force and how they do.
+    pub fn policies(&self) -> PolicyStanding {
+        self.policy.standing()
+    }
+
     /// When something is due next.
     pub fn poll_timeout(&self) -> Option<Time> {
         self.alarms.next()
@@ -153,7 +180,18 @@ impl Orchestrator {
         self.registry.refresh(&self.settings, turn.now);
         self.set_alarms(&turn);
         self.tell_watchers(&mut turn);
+        self.note_policies(&mut turn);
         turn.step
+    }
+
+    /// Adds up what policies did, and tells watchers of failures.
+    fn note_policies(&mut self, turn: &mut Turn) {
+        let mut log = std::mem::take(&mut turn.policy);
+        turn.step.interrupted = std::mem::take(&mut log.interrupted);
+        for (name, failure) in &log.failures {
+            turn.act(Action::Notify(Notice::PolicyFailed { name: name.clone(), failure: failure.clone() }));
+        }
+        self.policy.take_log(log);
     }
 
     fn set_alarms(&mut self, turn: &Turn) {
@@ -199,8 +237,4 @@ impl Orchestrator {
             model: job.map(|job| job.row.model.clone()).unwrap_or_default(),
         }
     }
-}
-
-fn built_in() -> Box<dyn Policy> {
-    Box::new(LeastLoaded)
 }

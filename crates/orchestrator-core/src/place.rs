@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use api_types::task::{Candidate, Decision, Placement};
 use api_types::worker::WorkerState;
-use api_types::{JobId, WorkerId};
+use api_types::{JobId, PoolId, SessionId, WorkerId};
 
 use crate::event::RunKey;
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
-use crate::policy::{JobFacts, Policy, WorkerLoad};
+use crate::policy::{Hook, JobFacts, MAX_SCORED, PolicyLog, Score, WorkerLoad};
 use crate::queue::Next;
 use crate::row::JobRow;
 use crate::settings::Settings;
@@ -53,7 +53,7 @@ impl Orchestrator {
             return true;
         }
         let Some((decision, picked)) =
-            self.jobs.get(&next.job_id).and_then(|job| self.decide(&job.row, turn.now))
+            self.jobs.get(&next.job_id).and_then(|job| self.decide(&job.row, turn))
         else {
             return false;
         };
@@ -64,27 +64,93 @@ impl Orchestrator {
         true
     }
 
-    /// Picks a worker among a few of those that run the model, and records why.
-    pub(crate) fn decide(&self, row: &JobRow, now: Time) -> Option<(Decision, WorkerId)> {
+    /// Picks a worker among a few of those that run the model, and records why. A shadow policy decides
+    /// beside the live one, without effect.
+    pub(crate) fn decide(&self, row: &JobRow, turn: &mut Turn) -> Option<(Decision, WorkerId)> {
+        let now = turn.now;
         let (feasible, ruled_out) =
             feasible_workers(row, self.looked_at(row).into_iter(), RULED_OUT_KEPT, &self.settings, now);
-        let scored = score_workers(row, feasible, &*self.policy, now);
-        let picked = pick_worker(&scored)?;
-        Some((self.record(row, scored, ruled_out, Some(picked.clone()), now), picked))
+        let facts = self.job_facts(row, now);
+        let loads = self.loads(&feasible, now);
+        let (scores, policy) = self.policy.score(&facts, &loads, &mut turn.policy);
+        let scored = rank_workers(row, &feasible, &scores, policy);
+        let picked = pick_worker(&scored);
+        if let Some(shadow) = self.policy.shadow_score(&facts, &loads, &mut turn.policy) {
+            let by_shadow = pick_worker(&rank_workers(row, &feasible, &shadow, "shadow"));
+            let about = row.job_id.to_string();
+            turn.policy.compare(
+                Hook::Score,
+                &about,
+                pick_name(picked.as_ref()),
+                pick_name(by_shadow.as_ref()),
+            );
+        }
+        let picked = picked?;
+        Some((self.record(row, policy, scored, ruled_out, Some(picked.clone()), now), picked))
     }
 
     /// What a placement of this waiting job would look like now, with every worker of the registry.
     pub(crate) fn speculate(&self, row: &JobRow, now: Time) -> Decision {
         let (feasible, ruled_out) =
             feasible_workers(row, self.registry.all(), usize::MAX, &self.settings, now);
-        let scored = score_workers(row, feasible, &*self.policy, now);
+        let facts = self.job_facts(row, now);
+        let mut unkept = PolicyLog::default();
+        let (mut scored, mut policy) = (Vec::new(), self.policy.live_name());
+        for few in feasible.chunks(MAX_SCORED) {
+            let scores;
+            (scores, policy) = self.policy.score(&facts, &self.loads(few, now), &mut unkept);
+            scored
+                .extend(few.iter().zip(scores).map(|(worker, score)| candidate(row, worker, score, policy)));
+        }
+        rank(&mut scored);
         let picked = pick_worker(&scored);
-        self.record(row, scored, ruled_out, picked, now)
+        self.record(row, policy, scored, ruled_out, picked, now)
+    }
+
+    fn loads<'a>(&'a self, workers: &[&'a Worker], now: Time) -> Vec<WorkerLoad<'a>> {
+        workers.iter().map(|worker| self.worker_load(worker, now)).collect()
+    }
+
+    /// What a policy may know of a worker.
+    pub(crate) fn worker_load<'a>(&'a self, worker: &'a Worker, now: Time) -> WorkerLoad<'a> {
+        let facts = &worker.row.facts;
+        WorkerLoad {
+            model: &facts.model,
+            quantization: facts.quantization.as_deref(),
+            backend: &facts.backend,
+            devices: &facts.devices,
+            pool: facts.pool_id.as_ref().map(PoolId::as_str),
+            slots: facts.slots,
+            slots_free: worker.slots_free(),
+            context_length: facts.context_length,
+            free_memory_bytes: worker.free_memory_bytes,
+            memory_bytes: facts.vram_bytes.max(facts.ram_bytes),
+            labels: self.settings.labels.of(&facts.worker_id, facts.pool_id.as_ref()),
+            hour: self.settings.hour(now),
+            ..WorkerLoad::default()
+        }
+    }
+
+    /// What a policy may know of a job.
+    pub(crate) fn job_facts<'a>(&self, row: &'a JobRow, now: Time) -> JobFacts<'a> {
+        JobFacts {
+            tenant: row.tenant.as_str(),
+            session: row.session_id.as_ref().map(SessionId::as_str),
+            model: &row.model,
+            priority: row.priority,
+            prompt_bytes: row.prompt_bytes,
+            max_tokens: row.max_tokens,
+            waited_ms: now.since(row.submitted_at),
+            deadline_in_ms: row.deadline.map(|deadline| deadline.since(now)),
+            tries_failed: row.tries_failed,
+            hour: self.settings.hour(now),
+        }
     }
 
     fn record(
         &self,
         row: &JobRow,
+        policy: &str,
         mut scored: Vec<Candidate>,
         ruled_out: Vec<Candidate>,
         picked: Option<WorkerId>,
@@ -94,7 +160,7 @@ impl Orchestrator {
         Decision {
             attempt: 0,
             at: now.rfc3339(),
-            policy: self.policy.describe().to_owned(),
+            policy: policy.to_owned(),
             queue_depth: self.queue.len(),
             waited_ms: now.since(row.submitted_at),
             candidates: scored,
@@ -239,52 +305,56 @@ fn why_closed(worker: &Worker, settings: &Settings, now: Time) -> String {
     }
 }
 
-/// Scores the feasible, best first and by id between equals.
-fn score_workers(row: &JobRow, feasible: Vec<&Worker>, policy: &dyn Policy, now: Time) -> Vec<Candidate> {
-    let job = JobFacts {
-        model: &row.model,
-        priority: row.priority,
-        prompt_bytes: row.prompt_bytes,
-        waited_ms: now.since(row.submitted_at),
-    };
-    let mut scored: Vec<Candidate> =
-        feasible.into_iter().map(|worker| score_worker(row, &job, worker, policy)).collect();
-    scored.sort_by(|a, b| {
+/// Feasible workers with their scores, best first.
+fn rank_workers(row: &JobRow, feasible: &[&Worker], scores: &[Score], policy: &str) -> Vec<Candidate> {
+    let scored = feasible.iter().zip(scores);
+    let mut ranked: Vec<_> = scored.map(|(worker, score)| candidate(row, worker, *score, policy)).collect();
+    rank(&mut ranked);
+    ranked
+}
+
+/// Best first and by id between equals; last those that the policy keeps free of the job.
+fn rank(candidates: &mut [Candidate]) {
+    candidates.sort_by(|a, b| {
         let by_score = b.score.unwrap_or(f64::MIN).total_cmp(&a.score.unwrap_or(f64::MIN));
         by_score.then_with(|| a.worker_id.cmp(&b.worker_id))
     });
-    scored
 }
 
-fn score_worker(row: &JobRow, job: &JobFacts<'_>, worker: &Worker, policy: &dyn Policy) -> Candidate {
+fn candidate(row: &JobRow, worker: &Worker, score: Score, policy: &str) -> Candidate {
     let facts = &worker.row.facts;
-    let load = WorkerLoad {
-        backend: &facts.backend,
-        slots: facts.slots,
-        slots_free: worker.slots_free(),
-        context_length: facts.context_length,
-        free_memory_bytes: worker.free_memory_bytes,
-        prefix_share: 0.0,
-        session_here: false,
+    let (score, ruled_out) = match score {
+        Score::Points(points) => (Some(points + wish(row, worker)), None),
+        Score::KeepFree => (None, Some(format!("the policy `{policy}` keeps it free of this job for now"))),
     };
-    let mut score = policy.score(job, &load);
-    if row.placement.prefer.iter().any(|name| is_called(worker, name)) {
-        score += PREFERRED;
-    }
-    if row.attempt.as_ref().is_some_and(|attempt| attempt.worker_id == facts.worker_id) {
-        score += FAILED_BEFORE;
-    }
     Candidate {
         worker_id: facts.worker_id.clone(),
-        feasible: true,
-        ruled_out: None,
-        score: Some(score),
+        feasible: score.is_some(),
+        ruled_out,
+        score,
         slots_free: worker.slots_free(),
         slots: facts.slots,
     }
 }
 
-/// The best of the scored.
-fn pick_worker(scored: &[Candidate]) -> Option<WorkerId> {
-    scored.first().map(|candidate| candidate.worker_id.clone())
+/// What the job's own wishes and past add to any score.
+fn wish(row: &JobRow, worker: &Worker) -> f64 {
+    let mut wish = 0.0;
+    if row.placement.prefer.iter().any(|name| is_called(worker, name)) {
+        wish += PREFERRED;
+    }
+    if row.attempt.as_ref().is_some_and(|attempt| attempt.worker_id == worker.row.facts.worker_id) {
+        wish += FAILED_BEFORE;
+    }
+    wish
+}
+
+/// The best of the ranked.
+fn pick_worker(ranked: &[Candidate]) -> Option<WorkerId> {
+    ranked.first().filter(|candidate| candidate.feasible).map(|candidate| candidate.worker_id.clone())
+}
+
+/// A pick in a report.
+fn pick_name(picked: Option<&WorkerId>) -> String {
+    picked.map_or_else(|| "none: the job waits".to_owned(), ToString::to_string)
 }

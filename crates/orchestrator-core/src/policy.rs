@@ -1,99 +1,102 @@
-//! How good a worker looks for a job. Feasibility is not its business, so a bad policy can be slow
-//! or silly but never unsafe.
+//! Policies: what an operator may decide about jobs and workers that Rust found possible.
+//!
+//! A policy has five hooks. Read-only facts go in; a number, a yes or no, or a reason comes out. It
+//! never names a worker and never sees one that could not run the job, so a bad policy can be slow or
+//! silly but never unsafe. A hook that fails is counted and shown, and the next policy in line
+//! answers in its place: the last good one, then the built-in one, which cannot fail.
+
+mod builtin;
+mod facts;
+mod failure;
+mod loaded;
+mod log;
+mod slot;
 
 use std::fmt::Debug;
 
-use api_types::task::Priority;
+pub use builtin::LeastLoaded;
+pub use facts::{FailureFacts, Hour, JobFacts, Label, Labels, QueueFacts, WorkerLoad};
+pub use failure::{FailureKind, Hook, PolicyFailure};
+pub use loaded::{NoScripts, PolicyText, Scripts};
+pub use log::{Difference, PolicyLog, Shadowed, Tally};
+pub use slot::{NoSuchPolicy, PolicyChange, PolicyRows, PolicySlot, PolicyStanding};
 
-/// What a policy may know of a job.
+/// Workers that one placement shows to a policy at most: the best ones by the built-in order.
+pub const MAX_SCORED: usize = 32;
+/// The highest score; the lowest is 0. Wishes of the job (`prefer`) weigh more than any score.
+pub const MAX_SCORE: f64 = 1_000.0;
+
+/// Whether a new job is let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobFacts<'a> {
-    /// The model, resolved to an id.
-    pub model: &'a str,
-    /// Its class.
-    pub priority: Priority,
-    /// Bytes of prompt or messages.
-    pub prompt_bytes: u64,
-    /// Milliseconds it has waited.
-    pub waited_ms: u64,
+pub enum Admission {
+    /// It joins the queue.
+    Admit,
+    /// It joins the queue and is not handed out before this many milliseconds have passed.
+    Hold(u64),
+    /// It is refused, and its client reads this.
+    Refuse(String),
 }
 
-/// What a policy may know of a feasible worker.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WorkerLoad<'a> {
-    /// `cpu`, `cuda`, `metal`, `vulkan` or `fake`.
-    pub backend: &'a str,
-    /// All its slots; at least 1.
-    pub slots: u32,
-    /// Slots that no run holds; at least 1.
-    pub slots_free: u32,
-    /// Tokens of context per job.
-    pub context_length: u32,
-    /// Free memory of its device, in bytes; 0 when unknown.
-    pub free_memory_bytes: u64,
-    /// Share of the job's prompt whose KV cache it holds, from 0 to 1.
-    pub prefix_share: f64,
-    /// Whether it ran the last job of this job's session.
-    pub session_here: bool,
+/// What a policy thinks of a job on a worker.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Score {
+    /// How good it would be, from 0 to [`MAX_SCORE`].
+    Points(f64),
+    /// Rather let the job wait than run it here now. It is asked again with every heartbeat.
+    KeepFree,
 }
 
-/// Scores feasible workers; the highest score is taken, and between equals the lower id.
-pub trait Policy: Debug + Send {
+/// Whether a failed job is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// As the retry settings say.
+    GoOn,
+    /// It ends with its last error.
+    GiveUp,
+}
+
+/// Five hooks, each with the built-in answer as its default. The same facts always give the same
+/// answer: nothing else may be looked at.
+///
+/// # Errors
+/// Every hook may answer with a [`PolicyFailure`]; whoever asks goes on with the next policy in line.
+pub trait Policy: Debug + Send + Sync {
     /// What `why` calls it: its name and its rule in a few words.
     fn describe(&self) -> &str;
 
-    /// How good this worker looks for this job, from 0 to 1,000. The same facts always give the
-    /// same score.
-    fn score(&self, job: &JobFacts<'_>, worker: &WorkerLoad<'_>) -> f64;
-}
+    /// Whether it answers this hook in its own way. Where nobody does, no facts are gathered.
+    fn has(&self, hook: Hook) -> bool;
 
-/// The built-in policy: what the worker holds of the prompt and the session goes first where it
-/// helps, then the share of free slots, then free memory.
-///
-/// Affinity is worth the share of the prompt that needs no prefill: all of it outweighs any load, a
-/// tenth of it gives way to a worker that has a tenth more of its slots free.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LeastLoaded;
-
-impl LeastLoaded {
-    /// Points for a prompt that is held whole.
-    pub const AFFINITY: f64 = 500.0;
-    /// Points for a worker with all slots free.
-    pub const LOAD: f64 = 499.0;
-    /// The share of the prompt that a session counts for on its last worker, where nothing better is
-    /// known of what that worker holds.
-    pub const SESSION_SHARE: f64 = 0.25;
-
-    /// Points for what the worker holds of the prompt: 0 to [`Self::AFFINITY`], whole.
-    pub fn affinity(prefix_share: f64, session_here: bool) -> f64 {
-        let session = if session_here { Self::SESSION_SHARE } else { 0.0 };
-        (Self::AFFINITY * prefix_share.clamp(session, 1.0)).floor()
+    /// Whether a new job, which every other rule lets in, joins the queue.
+    fn admit(&self, _job: &JobFacts<'_>, _queue: &QueueFacts) -> Result<Admission, PolicyFailure> {
+        Ok(Admission::Admit)
     }
 
-    /// Points for free slots: 0 to [`Self::LOAD`], whole.
-    pub fn load(slots_free: u32, slots: u32) -> f64 {
-        (Self::LOAD * f64::from(slots_free) / f64::from(slots.max(1))).floor()
+    /// The key by which jobs of one flow are ordered, lowest first; asked when a job joins the queue
+    /// and when it ages. Between equals the first come goes first.
+    fn order(&self, _job: &JobFacts<'_>) -> Result<i64, PolicyFailure> {
+        Ok(0)
     }
 
-    /// Points for free memory: less than 1, in millionths, so that they survive being written down.
-    pub fn memory(free_memory_bytes: u64) -> f64 {
-        let gigabytes = free_memory_bytes as f64 / 1e9;
-        (gigabytes / (gigabytes + 1.0) * 1e6).floor().min(999_999.0) / 1e6
+    /// Scores workers for one job, in the order given, into `scores` (emptied first). The highest is
+    /// taken, and between equals the lower id. At most [`MAX_SCORED`] workers are given.
+    fn score(
+        &self,
+        _job: &JobFacts<'_>,
+        workers: &[WorkerLoad<'_>],
+        scores: &mut Vec<Score>,
+    ) -> Result<(), PolicyFailure> {
+        LeastLoaded::score_all(workers, scores);
+        Ok(())
     }
 
-    /// Points of a worker that holds nothing.
-    pub fn base(slots_free: u32, slots: u32, free_memory_bytes: u64) -> f64 {
-        Self::load(slots_free, slots) + Self::memory(free_memory_bytes)
-    }
-}
-
-impl Policy for LeastLoaded {
-    fn describe(&self) -> &'static str {
-        "default: prefix or session affinity where it helps, then least loaded by slots, then most free memory, then lowest id"
+    /// How readily an idle worker is given up to make room; the highest goes first.
+    fn evict(&self, worker: &WorkerLoad<'_>) -> Result<f64, PolicyFailure> {
+        Ok(LeastLoaded::evict_key(worker))
     }
 
-    fn score(&self, _job: &JobFacts<'_>, worker: &WorkerLoad<'_>) -> f64 {
-        Self::affinity(worker.prefix_share, worker.session_here)
-            + Self::base(worker.slots_free, worker.slots, worker.free_memory_bytes)
+    /// Whether a job whose attempt failed in a way that can be tried again is.
+    fn retry(&self, _job: &JobFacts<'_>, _failure: &FailureFacts<'_>) -> Result<Again, PolicyFailure> {
+        Ok(Again::GoOn)
     }
 }

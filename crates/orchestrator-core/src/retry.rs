@@ -81,7 +81,8 @@ fn poison(row: &JobRow) -> ErrorDetail {
     )
 }
 
-fn exhausted(row: &JobRow, last: &ErrorDetail, why: &str) -> ErrorDetail {
+/// The end of a job whose attempts are used up, and why no further one follows.
+pub(crate) fn exhausted(row: &JobRow, last: &ErrorDetail, why: &str) -> ErrorDetail {
     let message = format!(
         "The job is not tried again after {} failed attempts, because {why}. The last one failed with {}: {}",
         row.tries_failed, last.code, last.message
@@ -112,6 +113,11 @@ impl Budget {
     fn add(&mut self, hundredths: u64, settings: &RetrySettings) {
         let most = settings.budget.saturating_mul(100);
         self.hundredths = self.hundredths.saturating_add(hundredths).min(most);
+    }
+
+    /// Gives back a retry that was taken and is not made.
+    pub fn give_back(&mut self, settings: &RetrySettings) {
+        self.add(100, settings);
     }
 
     /// Takes one retry, if there is one.

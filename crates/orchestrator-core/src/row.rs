@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::estimate::{Estimates, Forecast};
 use crate::event::Idempotency;
+use crate::policy::PolicyRows;
 use crate::time::Time;
 
 /// A job but for its request, its events and its result, which the brain never sees.
@@ -137,4 +138,6 @@ pub struct Rows {
     pub decisions: Vec<(JobId, Attempt, Decision)>,
     /// What was learnt of rates and waits; `None` before anything was written.
     pub estimates: Option<Estimates>,
+    /// The policies in force.
+    pub policies: PolicyRows,
 }

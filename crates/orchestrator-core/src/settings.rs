@@ -1,6 +1,12 @@
 //! Every number the brain goes by, with its default and unit.
 
+use std::collections::BTreeMap;
+
+use api_types::{PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
+
+use crate::policy::{Hour, Label, Labels};
+use crate::time::Time;
 
 /// What the operator may tune. [`Settings::default`] is what the documentation promises.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +47,39 @@ pub struct Settings {
     pub ended_capacity: usize,
     /// Idempotency keys of ended jobs held in memory, oldest forgotten first. Default 100,000.
     pub idempotency_capacity: usize,
+    /// Minutes by which the operator's clocks are ahead of UTC, for the hour that policies see.
+    /// Default 0.
+    #[serde(default)]
+    pub utc_offset_minutes: i32,
+    /// What the operator says of pools and workers, for policies. Default nothing.
+    #[serde(default)]
+    pub labels: LabelBook,
+}
+
+impl Settings {
+    /// The hour that policies see at `now`.
+    pub fn hour(&self, now: Time) -> Hour {
+        Hour::at(now, self.utc_offset_minutes)
+    }
+}
+
+/// What the operator says of pools and workers, by their ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelBook {
+    /// Of pools: of every worker they started.
+    pub pools: BTreeMap<PoolId, BTreeMap<String, Label>>,
+    /// Of single workers.
+    pub workers: BTreeMap<WorkerId, BTreeMap<String, Label>>,
+}
+
+impl LabelBook {
+    /// The labels of a worker.
+    pub fn of(&self, worker_id: &WorkerId, pool_id: Option<&PoolId>) -> Labels<'_> {
+        Labels {
+            worker: self.workers.get(worker_id),
+            pool: pool_id.and_then(|pool_id| self.pools.get(pool_id)),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -61,6 +100,8 @@ impl Default for Settings {
             idempotency_kept_ms: 86_400_000,
             ended_capacity: 10_000,
             idempotency_capacity: 100_000,
+            utc_offset_minutes: 0,
+            labels: LabelBook::default(),
         }
     }
 }

@@ -7,6 +7,7 @@ use api_types::{Attempt, Incarnation, JobId, PoolId, WorkerId};
 
 use crate::estimate::Estimates;
 use crate::event::{RequestId, Run, RunKey};
+use crate::policy::{PolicyFailure, PolicyRows};
 use crate::row::{JobRow, PoolRow, WorkerRow};
 
 /// What one event led to.
@@ -16,6 +17,10 @@ pub struct Step {
     pub writes: Vec<Write>,
     /// What to do once they are on disk, in order. With no writes: at once.
     pub actions: Vec<Action>,
+    /// Questions to policies that the shell's watchdog cut short, by number within the step: the one
+    /// input of a step that is not in its event. A journal keeps it; a replay hands it to
+    /// [`crate::Orchestrator::cut_next`] before the event.
+    pub interrupted: Vec<u32>,
 }
 
 /// One row to change.
@@ -52,6 +57,8 @@ pub enum Write {
     DeletePool(PoolId),
     /// What was learnt of rates and waits, in place of what was written before.
     PutEstimates(Box<Estimates>),
+    /// The policies in force; takes the place of what was kept of them.
+    PutPolicies(PolicyRows),
 }
 
 /// One thing to do outside.
@@ -227,6 +234,13 @@ pub enum Notice {
     Queue {
         /// Jobs waiting.
         depth: u64,
+    },
+    /// A policy gave no answer; the next one in line did.
+    PolicyFailed {
+        /// The policy that failed.
+        name: String,
+        /// Where and why.
+        failure: PolicyFailure,
     },
     /// A message with an old attempt or incarnation was dropped.
     StaleDropped {

@@ -6,6 +6,7 @@ use api_types::{ErrorDetail, JobId, WorkerId};
 
 use crate::event::RequestId;
 use crate::job::Job;
+use crate::policy::PolicyLog;
 use crate::row::WorkerRow;
 use crate::step::{Action, Answer, Notice, Step, Write};
 use crate::time::Time;
@@ -25,6 +26,8 @@ pub(crate) struct Turn {
     pub to_place: BTreeSet<String>,
     /// The submission to be answered once it is known whether it could start at once.
     pub submitted: Option<Submitted>,
+    /// What policies did.
+    pub policy: PolicyLog,
 }
 
 /// A submission that was admitted in this turn.
@@ -48,6 +51,7 @@ impl Turn {
             workers_touched: BTreeSet::new(),
             to_place: BTreeSet::new(),
             submitted: None,
+            policy: PolicyLog::default(),
         }
     }
 

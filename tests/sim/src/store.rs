@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use api_types::task::{Decision, TaskStatus};
 use api_types::{Attempt, Incarnation, JobId, PoolId, TaskEvent, WorkerId};
 use orchestrator_core::{Estimates, JobRow, PoolRow, Rows, WorkerRow, Write};
+use orchestrator_core::policy::PolicyRows;
+use orchestrator_core::{JobRow, PoolRow, Rows, WorkerRow, Write};
 
 use crate::bugs::Bug;
 use crate::checks::Checks;
@@ -20,6 +22,7 @@ pub struct Store {
     next_incarnation: Option<Incarnation>,
     decisions: Vec<(JobId, Attempt, Decision)>,
     estimates: Option<Estimates>,
+    policies: PolicyRows,
 }
 
 /// A job on disk.
@@ -79,6 +82,7 @@ impl Store {
                 Write::PutPool(row) => drop(self.pools.insert(row.pool_id.clone(), row.clone())),
                 Write::DeletePool(id) => drop(self.pools.remove(id)),
                 Write::PutEstimates(estimates) => self.estimates = Some((**estimates).clone()),
+                Write::PutPolicies(rows) => self.policies = rows.clone(),
             }
         }
     }
@@ -114,6 +118,7 @@ impl Store {
             next_incarnation: self.next_incarnation,
             decisions: self.decisions.iter().filter(|(id, _, _)| living(id)).cloned().collect(),
             estimates: self.estimates.clone(),
+            policies: self.policies.clone(),
         }
     }
 }

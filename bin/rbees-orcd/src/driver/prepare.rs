@@ -81,6 +81,7 @@ impl Texts {
             Write::PutPool(row) => Change::PutPool(row),
             Write::DeletePool(pool_id) => Change::DeletePool(pool_id),
             Write::PutEstimates(estimates) => Change::PutEstimates(estimates),
+            Write::PutPolicies(rows) => Change::PutPolicies(rows),
         }
     }
 }

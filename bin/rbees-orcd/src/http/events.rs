@@ -55,6 +55,11 @@ fn encode(notice: &Notice) -> Bytes {
                 "slots": slots }),
         ),
         Notice::Queue { depth } => frame("queue", &json!({ "type": "queue", "depth": depth })),
+        Notice::PolicyFailed { name, failure } => frame(
+            "policy_failed",
+            &json!({ "type": "policy_failed", "name": name, "hook": failure.hook,
+                "message": failure.to_string() }),
+        ),
         Notice::StaleDropped { kind } => {
             frame("stale_dropped", &json!({ "type": "stale_dropped", "kind": kind }))
         }

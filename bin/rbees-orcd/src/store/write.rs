@@ -4,6 +4,7 @@ use api_types::task::Decision;
 use api_types::{Attempt, JobId, PoolId, WorkerId};
 use orchestrator_core::journal::Segment;
 use orchestrator_core::{Estimates, JobRow, PoolRow, Time, WorkerRow};
+use orchestrator_core::policy::PolicyRows;
 use rusqlite::Transaction;
 
 use super::record::{JobDetail, WorkerDetail, micros, write_json};
@@ -65,6 +66,8 @@ pub enum Change {
     DeletePool(PoolId),
     /// What was learnt of rates and waits.
     PutEstimates(Box<Estimates>),
+    /// The policies in force.
+    PutPolicies(PolicyRows),
 }
 
 /// The events of an ended job.
@@ -97,6 +100,7 @@ pub(super) fn apply(transaction: &Transaction<'_>, change: &Change) -> Result<()
         Change::PutPool(row) => put_pool(transaction, row),
         Change::PutEstimates(estimates) => put_estimates(transaction, estimates),
         Change::DeletePool(id) => delete(transaction, "DELETE FROM pools WHERE pool_id = ?1", id.as_str()),
+        Change::PutPolicies(rows) => super::policy::put(transaction, rows),
     }
 }
 

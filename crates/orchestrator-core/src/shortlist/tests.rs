@@ -13,6 +13,7 @@ use crate::orchestrator::Orchestrator;
 use crate::row::{AttemptRow, JobRow, Rows};
 use crate::settings::Settings;
 use crate::time::Time;
+use crate::turn::Turn;
 
 const MODELS: [&str; 2] = ["small", "large"];
 const POOLS: [Option<&str>; 4] = [None, Some("attic"), Some("box"), Some("mac")];
@@ -202,7 +203,7 @@ impl Fleet {
         self.jobs += 1;
         let row = job_row(self.jobs, placement, MODELS[usize::from(model)], last);
         self.brain.registry.refresh(&self.brain.settings, self.now);
-        let short = self.brain.decide(&row, self.now).map(|(_, picked)| picked);
+        let short = self.brain.decide(&row, &mut Turn::new(self.now)).map(|(_, picked)| picked);
         let full = self.brain.speculate(&row, self.now).picked;
         assert_eq!(short, full, "{row:?}");
         assert_eq!(self.brain.has_opening_for(&row, self.now), full.is_some());

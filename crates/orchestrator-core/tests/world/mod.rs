@@ -9,6 +9,7 @@ use api_types::worker::{WorkerFacts, WorkerStatus};
 use api_types::{
     Attempt, Incarnation, InstanceId, JobId, PROTOCOL, PrefixChain, StopReason, TenantId, WorkerId,
 };
+use orchestrator_core::policy::PolicyRows;
 use orchestrator_core::{
     Action, Answer, Estimates, Event, JobRow, Orchestrator, RequestId, Rows, Run, RunKey, Settings, Step,
     Submission, Time, WorkerRow, Write,
@@ -24,6 +25,7 @@ pub struct World {
     pub jobs: BTreeMap<JobId, JobRow>,
     pub workers: BTreeMap<WorkerId, WorkerRow>,
     pub estimates: Option<Estimates>,
+    pub policies: PolicyRows,
     requests: u64,
 }
 
@@ -121,6 +123,7 @@ impl World {
             jobs: BTreeMap::new(),
             workers: BTreeMap::new(),
             estimates: None,
+            policies: PolicyRows::default(),
             requests: 1_000,
         }
     }
@@ -144,6 +147,7 @@ impl World {
                 Write::DeleteWorker(id) => {
                     self.workers.remove(id);
                 }
+                Write::PutPolicies(rows) => self.policies = rows.clone(),
                 Write::PutDecision { .. } | Write::PutPool(_) | Write::DeletePool(_) => {}
                 Write::PutEstimates(estimates) => self.estimates = Some((**estimates).clone()),
             }
@@ -207,6 +211,7 @@ impl World {
             workers: self.workers.values().cloned().collect(),
             last_number: self.jobs.values().map(|row| row.number).max().unwrap_or(0),
             estimates: self.estimates.clone(),
+            policies: self.policies.clone(),
             ..Rows::default()
         }
     }

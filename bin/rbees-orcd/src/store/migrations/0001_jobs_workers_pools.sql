@@ -66,3 +66,11 @@ CREATE TABLE estimates (
     id     INTEGER PRIMARY KEY CHECK (id = 1),
     detail TEXT NOT NULL
 ) STRICT;
+
+-- The policies in force: `live`, `last_good`, `shadow`. Without a source it is the built-in one.
+CREATE TABLE policies (
+    part   TEXT PRIMARY KEY,
+    name   TEXT NOT NULL,
+    source TEXT,
+    sha256 TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
