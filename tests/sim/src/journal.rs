@@ -60,7 +60,9 @@ impl Journal {
     /// Notes what came of the last input. The digests of what was recorded are compared before the
     /// journal begins anew. Tells what is wrong with it, if anything.
     pub fn decided(&mut self, brain: &Orchestrator, step: &Step) -> Option<String> {
-        self.recorder.decided(step);
+        if self.recorder.decided(step).is_err() {
+            self.snapshot.clear();
+        }
         self.segments.extend(self.recorder.take());
         self.inputs += 1;
         if self.inputs < INPUTS_A_SNAPSHOT {

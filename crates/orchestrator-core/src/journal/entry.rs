@@ -16,13 +16,15 @@ pub struct Entry {
     pub input: Input,
 }
 
-/// The two ways to speak to the brain.
+/// The ways to speak to the brain.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// `handle_event`.
     Event(Event),
     /// `handle_timeout`.
     Timeout,
+    /// `cut_next`, for the input that follows: what [`crate::Step::interrupted`] said of it.
+    Cut(Vec<u32>),
 }
 
 /// An entry as it is written.
@@ -44,6 +46,14 @@ pub(super) fn write_event(out: &mut Vec<u8>, event: &Event, at: Time) -> Result<
 /// Adds a timeout to a piece of journal.
 pub(super) fn write_timeout(out: &mut Vec<u8>, at: Time) -> Result<(), Unreadable> {
     write_line(out, at, Hot::Timeout)
+}
+
+/// Adds, before the entry that begins at `before`, what the watchdog cut while it was handled.
+pub(super) fn insert_cut(out: &mut Vec<u8>, before: usize, cut: &[u32], at: Time) -> Result<(), Unreadable> {
+    let entry = out.split_off(before.min(out.len()));
+    write_line(out, at, Hot::Cut(cut.to_vec()))?;
+    out.extend(entry);
+    Ok(())
 }
 
 fn write_line(out: &mut Vec<u8>, at: Time, input: Hot<'_>) -> Result<(), Unreadable> {
@@ -69,6 +79,7 @@ fn read_entry(bytes: &[u8]) -> Result<(Entry, &[u8]), Unreadable> {
     let (line, rest) = postcard::take_from_bytes::<Line<'_>>(bytes).map_err(Unreadable::new)?;
     let input = match line.input {
         Hot::Timeout => Input::Timeout,
+        Hot::Cut(cut) => Input::Cut(cut),
         Hot::Rare(event) => Input::Event(from_cbor(event)?),
         hot => Input::Event(hot.into_event()?),
     };

@@ -14,6 +14,8 @@ use crate::journal::Unreadable;
 #[derive(Serialize, Deserialize)]
 pub(super) enum Hot<'a> {
     Timeout,
+    /// Before an input: what the watchdog of policies cut while it was handled.
+    Cut(Vec<u32>),
     #[serde(borrow)]
     Submit(HotSubmission<'a>),
     FirstToken(HotRun<'a>),
@@ -80,6 +82,7 @@ impl<'a> Hot<'a> {
             | Event::StreamBroken { .. }
             | Event::PutPool { .. }
             | Event::RemovePool { .. }
+            | Event::SetPolicy { .. }
             | Event::PoolModels { .. } => None,
         })
     }
@@ -94,7 +97,7 @@ impl<'a> Hot<'a> {
             }
             Self::Readers(job_id, readers) => Ok(Event::ReadersChanged { job_id: job(job_id), readers }),
             Self::Rare(event) => from_cbor(event),
-            Self::Timeout => Err(Unreadable::new("a timeout is no event")),
+            Self::Timeout | Self::Cut(_) => Err(Unreadable::new("neither a timeout nor a cut is an event")),
         }
     }
 }

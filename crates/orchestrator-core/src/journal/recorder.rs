@@ -3,7 +3,7 @@
 use crate::event::Event;
 use crate::journal::Unreadable;
 use crate::journal::digest::Digest;
-use crate::journal::entry::{write_event, write_timeout};
+use crate::journal::entry::{insert_cut, write_event, write_timeout};
 use crate::step::Step;
 use crate::time::Time;
 
@@ -25,6 +25,8 @@ pub struct Recorder {
     entries: Vec<u8>,
     digest: Digest,
     since_snapshot: u64,
+    /// Where the last entry begins, and when it was.
+    last: (usize, Time),
 }
 
 impl Recorder {
@@ -33,7 +35,7 @@ impl Recorder {
     /// # Errors
     /// When it has no written form.
     pub fn event(&mut self, event: &Event, at: Time) -> Result<(), Unreadable> {
-        self.from.get_or_insert(at);
+        self.begin_entry(at);
         write_event(&mut self.entries, event, at)
     }
 
@@ -42,13 +44,26 @@ impl Recorder {
     /// # Errors
     /// When it has no written form.
     pub fn timeout(&mut self, at: Time) -> Result<(), Unreadable> {
-        self.from.get_or_insert(at);
+        self.begin_entry(at);
         write_timeout(&mut self.entries, at)
     }
 
-    /// Notes what the brain made of the last input.
-    pub fn decided(&mut self, step: &Step) {
+    fn begin_entry(&mut self, at: Time) {
+        self.from.get_or_insert(at);
+        self.last = (self.entries.len(), at);
+    }
+
+    /// Notes what the brain made of the last input, before the next one and before [`Self::take`].
+    ///
+    /// # Errors
+    /// When what the watchdog cut has no written form.
+    pub fn decided(&mut self, step: &Step) -> Result<(), Unreadable> {
         self.digest.add(step);
+        if step.interrupted.is_empty() {
+            return Ok(());
+        }
+        let (before, at) = self.last;
+        insert_cut(&mut self.entries, before, &step.interrupted, at)
     }
 
     /// Bytes that wait to be written.

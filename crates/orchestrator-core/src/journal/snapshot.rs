@@ -13,7 +13,8 @@ impl Orchestrator {
         to_cbor(self)
     }
 
-    /// The brain as it was when [`Self::snapshot`] was taken, with the built-in policy.
+    /// The brain as it was when [`Self::snapshot`] was taken. Policies that are scripts answer again
+    /// after [`Self::use_scripts`].
     ///
     /// # Errors
     /// When the bytes are damaged or of another version.
