@@ -24,11 +24,15 @@ impl Replayed {
     }
 }
 
-/// Handles one recorded input.
-pub fn handle(brain: &mut Orchestrator, entry: Entry) -> Step {
+/// Handles one recorded input. `None` for one that only says how the next is to be handled.
+pub fn handle(brain: &mut Orchestrator, entry: Entry) -> Option<Step> {
     match entry.input {
-        Input::Event(event) => brain.handle_event(event, entry.at),
-        Input::Timeout => brain.handle_timeout(entry.at),
+        Input::Event(event) => Some(brain.handle_event(event, entry.at)),
+        Input::Timeout => Some(brain.handle_timeout(entry.at)),
+        Input::Cut(interrupted) => {
+            brain.cut_next(interrupted);
+            None
+        }
     }
 }
 
@@ -45,7 +49,8 @@ pub fn verify<'a>(
     let mut digest = Digest::default();
     for segment in segments {
         for entry in entries(&segment.entries) {
-            digest.add(&handle(&mut brain, entry?));
+            let Some(step) = handle(&mut brain, entry?) else { continue };
+            digest.add(&step);
             found.inputs += 1;
         }
         found.placements = digest.placements;

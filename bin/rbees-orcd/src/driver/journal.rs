@@ -41,10 +41,14 @@ impl Journal {
         }
     }
 
-    /// A journal with a hole would replay to something that never happened: it ends here, and the
-    /// next commit begins another.
     fn note(&mut self, error: Option<impl std::fmt::Display>, now: Time) {
         self.waiting_since.get_or_insert(now);
+        self.begin_anew_after(error);
+    }
+
+    /// A journal with a hole would replay to something that never happened: it ends here, and the
+    /// next commit begins another.
+    fn begin_anew_after(&mut self, error: Option<impl std::fmt::Display>) {
         if let Some(error) = error {
             tracing::error!(code = ErrorCode::Internal.as_str(), %error, "the journal begins anew");
             self.recorder.take();
@@ -54,7 +58,10 @@ impl Journal {
 
     /// Notes what the brain made of the last input.
     pub fn decided(&mut self, step: &Step) {
-        self.recorder.decided(step);
+        if self.begun {
+            let noted = self.recorder.decided(step);
+            self.begin_anew_after(noted.err());
+        }
     }
 
     /// What is to be written at the end of a round. `committing`: a commit happens anyway.
