@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use api_types::task::{Decision, TaskStatus};
 use api_types::{Attempt, Incarnation, JobId, PoolId, TaskEvent, WorkerId};
-use orchestrator_core::{Estimates, JobRow, PoolRow, Rows, WorkerRow, Write};
 use orchestrator_core::policy::PolicyRows;
-use orchestrator_core::{JobRow, PoolRow, Rows, WorkerRow, Write};
+use orchestrator_core::{Estimates, JobRow, PoolRow, Rows, WorkerRow, Write};
 
 use crate::bugs::Bug;
 use crate::checks::Checks;

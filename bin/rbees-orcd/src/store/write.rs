@@ -3,8 +3,8 @@
 use api_types::task::Decision;
 use api_types::{Attempt, JobId, PoolId, WorkerId};
 use orchestrator_core::journal::Segment;
-use orchestrator_core::{Estimates, JobRow, PoolRow, Time, WorkerRow};
 use orchestrator_core::policy::PolicyRows;
+use orchestrator_core::{Estimates, JobRow, PoolRow, Time, WorkerRow};
 use rusqlite::Transaction;
 
 use super::record::{JobDetail, WorkerDetail, micros, write_json};
