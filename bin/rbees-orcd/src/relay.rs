@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::sse::{Frame, FrameDecoder, MAX_FRAME_BYTES};
-use api_types::worker::ExecuteRequest;
 use api_types::{Attempt, ErrorCode, ErrorDetail, TaskEvent};
+use bytes::Bytes;
 use clients::{ClientError, EventStream, WorkerClient};
 use orchestrator_core::{BrokenCause, Event, RunKey};
 
@@ -27,8 +27,8 @@ pub struct StallLimits {
 /// Where the events come from.
 #[derive(Debug)]
 pub enum Source {
-    /// A new run.
-    Execute(Box<ExecuteRequest>),
+    /// A new run: the JSON of its request.
+    Execute(Bytes),
     /// The log of a run that a worker holds, from the event with the id `from` on.
     Resume {
         /// The job.
@@ -68,9 +68,9 @@ impl Relay {
     /// Relays until the run's last event or a failure; `report` is told of the first token and of
     /// what ended it.
     pub async fn run(self, worker: WorkerClient, source: Source, report: impl Fn(Event)) {
-        let opened = match &source {
-            Source::Execute(request) => worker.execute(request).await,
-            Source::Resume { job, attempt, from } => worker.events(job, *attempt, *from).await,
+        let opened = match source {
+            Source::Execute(request) => worker.execute_json(request).await,
+            Source::Resume { job, attempt, from } => worker.events(&job, attempt, from).await,
         };
         let ending = match opened {
             Ok(stream) => self.relay_events(stream, &report).await,

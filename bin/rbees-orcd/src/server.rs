@@ -108,9 +108,10 @@ impl Server {
         let closing = CancellationToken::new();
         let mut store = Store::open(&config.home)?;
         let (handle, mailbox) = driver::mailbox(store.hash_key(next_key)?);
-        let reports = handle.clone();
+        let (reports, noted) = (handle.clone(), handle.clone());
         let subscribers = Subscribers::new(
-            Box::new(move |job_id, readers| reports.report(Event::ReadersChanged { job_id, readers })),
+            Box::new(move |job_id, readers| reports.report_later(Event::ReadersChanged { job_id, readers })),
+            Box::new(move || noted.attend()),
             closing.clone(),
         );
         let runtime = tokio::runtime::Handle::current();

@@ -11,7 +11,6 @@ use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use api_types::worker::ExecuteRequest;
 use api_types::{Attempt, Incarnation, JobId};
 use orchestrator_core::{PoolRow, Rows, Time};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
@@ -182,20 +181,15 @@ impl Store {
         Ok(Recovered { rows, published: self.load_published()?, last_time })
     }
 
-    /// What a job that has not ended asked for.
+    /// What a job that has not ended asked for, as JSON.
     ///
     /// # Errors
-    /// When SQLite fails or the file is damaged.
-    pub fn request(&self, job_id: JobId) -> Result<Option<ExecuteRequest>, StoreError> {
+    /// When SQLite fails.
+    pub fn request(&self, job_id: JobId) -> Result<Option<Vec<u8>>, StoreError> {
         let mut statement = self.connection.prepare_cached(
             "SELECT request FROM requests WHERE number = (SELECT number FROM jobs WHERE job_id = ?1)",
         )?;
-        let bytes: Option<Vec<u8>> =
-            statement.query_row([job_id.uuid().as_bytes()], |row| row.get(0)).optional()?;
-        bytes
-            .map(|bytes| serde_json::from_slice(&bytes))
-            .transpose()
-            .map_err(|error| StoreError::Damaged { column: "requests.request", reason: error.to_string() })
+        Ok(statement.query_row([job_id.uuid().as_bytes()], |row| row.get(0)).optional()?)
     }
 
     /// Deletes up to `limit` jobs that ended before `before`; says how many there were.

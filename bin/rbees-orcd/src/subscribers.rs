@@ -17,8 +17,11 @@ pub use self::reader::Reader;
 /// Logs of ended `durability: memory` jobs that are kept for late readers.
 const KEPT_ENDED: usize = 256;
 
-/// Told whenever a job gets its first reader or loses its last.
+/// Told whenever a job gets its first reader or loses its last, while its log is locked: it may
+/// only note that down.
 pub type OnReaders = Box<dyn Fn(JobId, u32) + Send + Sync>;
+/// Called afterwards, with nothing locked: what was noted may be handled.
+pub type Noted = Box<dyn Fn() + Send + Sync>;
 
 /// The logs of all jobs that have not ended.
 #[derive(Clone)]
@@ -30,6 +33,7 @@ struct Shared {
     logs: Mutex<HashMap<JobId, Arc<JobLog>>>,
     ended: Mutex<VecDeque<Arc<JobLog>>>,
     on_readers: OnReaders,
+    noted: Noted,
     closing: CancellationToken,
 }
 
@@ -41,8 +45,8 @@ impl fmt::Debug for Subscribers {
 
 impl Subscribers {
     /// No logs yet. `closing` ends every reader with a comment.
-    pub fn new(on_readers: OnReaders, closing: CancellationToken) -> Self {
-        let shared = Shared { logs: Mutex::default(), ended: Mutex::default(), on_readers, closing };
+    pub fn new(on_readers: OnReaders, noted: Noted, closing: CancellationToken) -> Self {
+        let shared = Shared { logs: Mutex::default(), ended: Mutex::default(), on_readers, noted, closing };
         Self { shared: Arc::new(shared) }
     }
 
@@ -65,7 +69,9 @@ impl Subscribers {
 
     /// A reader of the log that goes on after the event `last_event_id`.
     pub fn attach(&self, log: Arc<JobLog>, last_event_id: Option<u64>) -> Reader {
-        log.reader_came(&self.shared.on_readers);
+        if log.reader_came(&self.shared.on_readers) {
+            (self.shared.noted)();
+        }
         Reader::new(self.clone(), log, last_event_id, self.shared.closing.clone())
     }
 
@@ -93,7 +99,9 @@ impl Subscribers {
     }
 
     fn detach(&self, log: &JobLog) {
-        log.reader_left(&self.shared.on_readers);
+        if log.reader_left(&self.shared.on_readers) {
+            (self.shared.noted)();
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Arc<JobLog>>> {

@@ -93,7 +93,14 @@ impl WorkerClient {
     /// # Errors
     /// See [`ClientError`]; a worker that refuses the run gives [`ClientError::Answered`].
     pub async fn execute(&self, run: &ExecuteRequest) -> Result<EventStream, ClientError> {
-        let body = encode(&self.base, run)?;
+        self.execute_json(encode(&self.base, run)?).await
+    }
+
+    /// As [`Self::execute`], with the JSON of the request.
+    ///
+    /// # Errors
+    /// As [`Self::execute`].
+    pub async fn execute_json(&self, body: Bytes) -> Result<EventStream, ClientError> {
         self.stream(Method::POST, "/execute", body).await
     }
 

@@ -50,6 +50,11 @@ impl Orchestrator {
         self.memory.job(job_id).map(|row| JobStanding { row: row.clone(), queue_position: None })
     }
 
+    /// A job that lives or ended a short while ago.
+    pub fn job_row(&self, job_id: JobId) -> Option<&JobRow> {
+        self.jobs.get(&job_id).map(|job| &job.row).or_else(|| self.memory.job(job_id))
+    }
+
     /// Every worker of the registry, by id; lost ones for a while.
     pub fn workers(&self, now: Time) -> Vec<WorkerView> {
         self.registry.all().map(|worker| worker.view(&self.settings, now)).collect()

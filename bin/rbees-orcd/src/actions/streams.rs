@@ -7,10 +7,10 @@ use std::time::Duration;
 use api_types::worker::{CancelRequest, ExecuteRequest};
 use api_types::{ErrorCode, ErrorDetail};
 use clients::WorkerClient;
-use orchestrator_core::view::JobStanding;
-use orchestrator_core::{Event, OpenStream, RunKey};
+use orchestrator_core::{Event, JobRow, OpenStream, RunKey};
 
 use super::{Actions, RunningRelay};
+use crate::driver::requests::RequestBody;
 use crate::relay::{Relay, Source};
 
 /// How often a worker is told to stop a run or to forget its log before we give up; it drops
@@ -19,27 +19,25 @@ const TELL_TRIES: u32 = 3;
 
 impl Actions {
     /// Calls `/execute` and relays what comes, held back until the run is committed as running.
-    pub fn open_stream(
-        &self,
-        open: OpenStream,
-        request: Option<ExecuteRequest>,
-        standing: Option<&JobStanding>,
-    ) {
-        let (Some(mut request), Some(standing)) = (request, standing) else {
+    pub fn open_stream(&self, open: OpenStream, request: Option<RequestBody>, row: Option<&JobRow>) {
+        let (Some(request), Some(row)) = (request, row) else {
             let error =
                 ErrorDetail::new(ErrorCode::StorageFailed, "the request of this job is not in the database");
             self.handle.report(Event::StreamFailed { run: open.run, error });
             return;
         };
-        request.job_id = open.run.job_id.to_string();
-        request.attempt = Some(open.run.attempt);
-        request.incarnation = Some(open.run.incarnation);
-        request.first_event_id = Some(open.first_event_id);
-        request.model = Some(standing.row.model.clone());
-        request.time_limit_ms = Some(open.time_limit_ms);
-        let worker =
-            self.workers.at(&open.uri, open.secret.as_deref()).with_correlation(&standing.row.correlation_id);
-        self.start_relay(open.run, worker, false, Duration::ZERO, |_| Source::Execute(Box::new(request)));
+        let head = ExecuteRequest {
+            job_id: open.run.job_id.to_string(),
+            attempt: Some(open.run.attempt),
+            incarnation: Some(open.run.incarnation),
+            first_event_id: Some(open.first_event_id),
+            model: Some(row.model.clone()),
+            time_limit_ms: Some(open.time_limit_ms),
+            ..ExecuteRequest::default()
+        };
+        let worker = self.workers.at(&open.uri, open.secret.as_deref()).with_correlation(&row.correlation_id);
+        let body = request.with_head(&head);
+        self.start_relay(open.run, worker, false, Duration::ZERO, |_| Source::Execute(body));
     }
 
     /// Takes a run up again from the worker's own log, unless its stream is open or has given its

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc;
 
 use api_types::event::Eta;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
@@ -15,6 +14,8 @@ use orchestrator_core::{
 };
 use tokio::sync::{broadcast, oneshot};
 
+use super::desk::Desk;
+use super::requests::RequestBody;
 use crate::hashes::HashKey;
 use crate::ids::next_job_id;
 
@@ -73,7 +74,7 @@ pub struct Accepted {
 
 /// Who waits for an answer of the brain.
 pub(super) type Waiting = Option<(RequestId, oneshot::Sender<Answer>)>;
-/// A question that is asked on the driver's thread.
+/// A question that is asked where the brain is.
 pub(super) type Question = Box<dyn FnOnce(&Orchestrator, Time) + Send>;
 
 /// What lies in the driver's mailbox.
@@ -81,7 +82,7 @@ pub(super) enum Message {
     /// Something happened.
     Event(Box<Event>, Waiting),
     /// A client hands in a task.
-    Submit(Box<Submission>, Box<ExecuteRequest>, Waiting),
+    Submit(Box<Submission>, RequestBody, Waiting),
     /// Somebody wants to look, after what came before is on disk.
     Read(Question),
     /// A worker answered a probe.
@@ -95,7 +96,7 @@ pub(super) enum Message {
 /// Speaks to the driver. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    inbox: mpsc::Sender<Message>,
+    desk: Arc<Desk>,
     waiting: Arc<AtomicUsize>,
     next_request: Arc<AtomicU64>,
     notices: broadcast::Sender<Notice>,
@@ -112,17 +113,15 @@ impl Drop for Place {
 }
 
 impl Handle {
-    /// A handle, and the mailbox to give to the driver.
-    pub(super) fn new(hash_key: HashKey) -> (Self, mpsc::Receiver<Message>) {
-        let (inbox, mailbox) = mpsc::channel();
-        let handle = Self {
-            inbox,
+    /// A handle to whoever comes to sit at this desk.
+    pub(super) fn new(hash_key: HashKey, desk: Arc<Desk>) -> Self {
+        Self {
+            desk,
             waiting: Arc::default(),
             next_request: Arc::new(AtomicU64::new(1)),
             notices: broadcast::Sender::new(NOTICES),
             hash_key,
-        };
-        (handle, mailbox)
+        }
     }
 
     /// Hands in a task. When this returns, the job is on disk (unless it is not to be).
@@ -134,7 +133,7 @@ impl Handle {
         let answer = self
             .ask(|request, reply| {
                 let submission = submission(request, job_id, &task, &self.hash_key);
-                Message::Submit(Box::new(submission), Box::new(task.request), Some((request, reply)))
+                Message::Submit(Box::new(submission), RequestBody::new(task.request), Some((request, reply)))
             })
             .await?;
         match answer {
@@ -258,13 +257,25 @@ impl Handle {
         let asked = Message::Read(Box::new(move |brain, now| {
             let _ = reply.send(question(brain, now));
         }));
-        self.inbox.send(asked).map_err(|_| stopped())?;
+        self.send(asked)?;
         answer.await.map_err(|_| stopped())
     }
 
     /// Tells of something that nobody waits for; never refused, because it already happened.
     pub fn report(&self, event: Event) {
-        let _ = self.inbox.send(Message::Event(Box::new(event), None));
+        self.report_later(event);
+        self.desk.pump();
+    }
+
+    /// As [`Self::report`], for a caller that holds a lock which the brain's actions take: it is
+    /// handled with the next message, or by [`Self::attend`].
+    pub fn report_later(&self, event: Event) {
+        self.desk.post(Message::Event(Box::new(event), None));
+    }
+
+    /// Has everything handled that was left behind.
+    pub fn attend(&self) {
+        self.desk.pump();
     }
 
     /// What an operator watches, from now on.
@@ -279,17 +290,17 @@ impl Handle {
 
     /// A worker answered a probe.
     pub(crate) fn probed(&self, worker_id: WorkerId, incarnation: Incarnation, health: WorkerHealth) {
-        let _ = self.inbox.send(Message::Probed(worker_id, incarnation, Box::new(health)));
+        let _ = self.send(Message::Probed(worker_id, incarnation, Box::new(health)));
     }
 
     /// Old jobs may be deleted.
     pub fn prune(&self) {
-        let _ = self.inbox.send(Message::Prune);
+        let _ = self.send(Message::Prune);
     }
 
     /// Ends the driver, after what was said before.
     pub fn stop(&self) {
-        let _ = self.inbox.send(Message::Stop);
+        let _ = self.send(Message::Stop);
     }
 
     async fn done(&self, event: impl FnOnce(RequestId) -> Event) -> Result<(), ErrorDetail> {
@@ -310,8 +321,16 @@ impl Handle {
         let _place = self.take_place()?;
         let request = RequestId(self.next_request.fetch_add(1, Ordering::Relaxed));
         let (reply, answer) = oneshot::channel();
-        self.inbox.send(message(request, reply)).map_err(|_| stopped())?;
+        self.send(message(request, reply))?;
         answer.await.map_err(|_| stopped())
+    }
+
+    fn send(&self, message: Message) -> Result<(), ErrorDetail> {
+        if !self.desk.post(message) {
+            return Err(stopped());
+        }
+        self.desk.pump();
+        Ok(())
     }
 
     fn take_place(&self) -> Result<Place, ErrorDetail> {

@@ -64,12 +64,16 @@ impl Journal {
         }
     }
 
+    /// Whether inputs have waited for a commit long enough to get one of their own.
+    pub fn is_overdue(&self, now: Time) -> bool {
+        self.recorder.waiting_bytes() >= PATIENCE_BYTES
+            || self.waiting_since.is_some_and(|since| now.since(since) >= PATIENCE_MS)
+    }
+
     /// What is to be written at the end of a round. `committing`: a commit happens anyway.
     pub fn changes(&mut self, brain: &Orchestrator, committing: bool, now: Time) -> Vec<Change> {
         let mut changes = Vec::new();
-        let overdue = self.recorder.waiting_bytes() >= PATIENCE_BYTES
-            || self.waiting_since.is_some_and(|since| now.since(since) >= PATIENCE_MS);
-        if committing || overdue {
+        if committing || self.is_overdue(now) {
             self.waiting_since = None;
             changes.extend(self.recorder.take().map(Change::AppendJournal));
             let full = self.recorder.bytes_since_snapshot() >= SNAPSHOT_EVERY_BYTES;

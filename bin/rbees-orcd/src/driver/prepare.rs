@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 
 use api_types::JobId;
-use api_types::worker::ExecuteRequest;
 use orchestrator_core::{Action, Write};
 
+use super::requests::RequestBody;
 use crate::store::{Change, KeptStream};
 use crate::subscribers::Subscribers;
 
@@ -17,13 +17,18 @@ pub fn changes(
     subscribers: &Subscribers,
     writes: Vec<Write>,
     actions: &[Action],
-    request: Option<&ExecuteRequest>,
+    request: Option<RequestBody>,
 ) -> Vec<Change> {
     let mut texts = Texts::default();
     for action in actions {
         texts.stage(subscribers, action);
     }
-    let mut changes: Vec<Change> = writes.into_iter().map(|write| texts.complete(write, request)).collect();
+    if writes.is_empty() {
+        // A job in memory only: its events are nowhere but in its log.
+        return Vec::new();
+    }
+    let mut changes: Vec<Change> =
+        writes.into_iter().map(|write| texts.complete(write, request.as_ref())).collect();
     changes.extend(texts.published.into_iter().map(|(job_id, frames)| Change::Publish { job_id, frames }));
     changes
 }
@@ -60,12 +65,11 @@ impl Texts {
         }
     }
 
-    fn complete(&mut self, write: Write, request: Option<&ExecuteRequest>) -> Change {
+    fn complete(&mut self, write: Write, request: Option<&RequestBody>) -> Change {
         match write {
             Write::InsertJob(row) => {
                 let published = self.published.remove(&row.job_id).unwrap_or_default();
-                let request =
-                    request.and_then(|request| serde_json::to_vec(request).ok()).unwrap_or_default();
+                let request = request.map(|request| request.stored().to_vec()).unwrap_or_default();
                 Change::InsertJob { row, request, published }
             }
             Write::UpdateJob(row) => Change::UpdateJob(row),

@@ -2,14 +2,51 @@
 //! disk until the job is handed out.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use api_types::JobId;
 use api_types::task::Durability;
 use api_types::worker::ExecuteRequest;
+use bytes::Bytes;
 
 /// Bytes of prompts that are held in memory for durable jobs.
 const MEMORY_BYTES: usize = 64 * 1024 * 1024;
+/// How the JSON of a request without a job begins.
+const NO_JOB: &[u8] = br#"{"job_id":"""#;
+
+/// A request as JSON, made once: it goes into the database as it is, and to a worker with the ids of
+/// an attempt in front. A clone shares the bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestBody(Bytes);
+
+impl RequestBody {
+    /// The JSON of `request`, whose ids are left out.
+    pub fn new(mut request: ExecuteRequest) -> Self {
+        request.job_id.clear();
+        // Wire types hold nothing that JSON cannot express.
+        Self(serde_json::to_vec(&request).unwrap_or_default().into())
+    }
+
+    /// What the database kept.
+    pub fn from_stored(json: Vec<u8>) -> Self {
+        Self(json.into())
+    }
+
+    /// As it is stored.
+    pub fn stored(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The body of `/execute`: `head` has the ids of the attempt and nothing that the request has.
+    pub fn with_head(&self, head: &ExecuteRequest) -> Bytes {
+        let tail = self.0.strip_prefix(NO_JOB).unwrap_or(b"}");
+        let mut body = Vec::with_capacity(tail.len() + 320);
+        // Writing to a Vec cannot fail.
+        let _ = serde_json::to_writer(&mut body, head);
+        body.pop();
+        body.extend_from_slice(tail);
+        body.into()
+    }
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -20,43 +57,58 @@ pub struct Requests {
 
 #[derive(Debug)]
 struct Held {
-    request: Arc<ExecuteRequest>,
+    request: RequestBody,
     durability: Durability,
-    bytes: usize,
 }
 
 impl Requests {
     /// Keeps a request until its job ends: always when it is nowhere else, else while there is room.
-    pub fn keep(
-        &mut self,
-        job_id: JobId,
-        request: ExecuteRequest,
-        durability: Durability,
-    ) -> Arc<ExecuteRequest> {
-        let request = Arc::new(request);
-        let bytes = text_bytes(&request);
+    pub fn keep(&mut self, job_id: JobId, request: RequestBody, durability: Durability) {
+        let bytes = request.0.len();
         if durability == Durability::Memory || self.bytes + bytes <= MEMORY_BYTES {
             self.bytes += bytes;
-            self.held.insert(job_id, Held { request: Arc::clone(&request), durability, bytes });
+            self.held.insert(job_id, Held { request, durability });
         }
-        request
     }
 
     /// The request, when it is in memory.
-    pub fn get(&self, job_id: JobId) -> Option<ExecuteRequest> {
-        self.held.get(&job_id).map(|held| (*held.request).clone())
+    pub fn get(&self, job_id: JobId) -> Option<RequestBody> {
+        self.held.get(&job_id).map(|held| held.request.clone())
     }
 
     /// Drops it; says how durable the job was, when it was in memory.
     pub fn forget(&mut self, job_id: JobId) -> Option<Durability> {
         let held = self.held.remove(&job_id)?;
-        self.bytes -= held.bytes;
+        self.bytes -= held.request.0.len();
         Some(held.durability)
     }
 }
 
-fn text_bytes(request: &ExecuteRequest) -> usize {
-    let prompt = request.prompt.as_ref().map_or(0, String::len);
-    let messages = request.messages.iter().flatten();
-    prompt + messages.map(|message| message.role.len() + message.content.len()).sum::<usize>()
+#[cfg(test)]
+mod tests {
+    use api_types::{Attempt, Incarnation};
+
+    use super::*;
+
+    #[test]
+    fn a_body_with_a_head_is_the_request_with_its_ids() {
+        let request =
+            ExecuteRequest { prompt: Some("\"{} \u{1f41d}".into()), seed: Some(7), ..Default::default() };
+        let head = ExecuteRequest {
+            job_id: "job_1".into(),
+            attempt: Some(Attempt(2)),
+            incarnation: Some(Incarnation(3)),
+            ..Default::default()
+        };
+        for request in [request, ExecuteRequest::default()] {
+            let body = RequestBody::new(request.clone()).with_head(&head);
+            let both = ExecuteRequest {
+                job_id: head.job_id.clone(),
+                attempt: head.attempt,
+                incarnation: head.incarnation,
+                ..request
+            };
+            assert_eq!(serde_json::from_slice::<ExecuteRequest>(&body).expect("JSON"), both);
+        }
+    }
 }

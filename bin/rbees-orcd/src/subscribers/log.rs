@@ -227,22 +227,27 @@ impl JobLog {
         completion_text(state.bytes.get(..end.unwrap_or(0)).unwrap_or_default())
     }
 
-    /// One more reader. Reported under the lock, so that reports keep their order.
-    pub(super) fn reader_came(&self, report: &OnReaders) {
+    /// One more reader. Reported under the lock, so that reports keep their order; says whether it
+    /// was.
+    pub(super) fn reader_came(&self, report: &OnReaders) -> bool {
         let mut state = self.lock();
         state.readers += 1;
-        if state.readers == 1 && !state.ended {
+        let first = state.readers == 1 && !state.ended;
+        if first {
             report(self.job_id, 1);
         }
+        first
     }
 
-    /// One reader less.
-    pub(super) fn reader_left(&self, report: &OnReaders) {
+    /// One reader less; says whether that was reported.
+    pub(super) fn reader_left(&self, report: &OnReaders) -> bool {
         let mut state = self.lock();
         state.readers = state.readers.saturating_sub(1);
-        if state.readers == 0 && !state.ended {
+        let last = state.readers == 0 && !state.ended;
+        if last {
             report(self.job_id, 0);
         }
+        last
     }
 
     /// Wakes when something changed. Made before [`Self::find`], so that no change is missed.

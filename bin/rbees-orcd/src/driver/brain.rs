@@ -1,0 +1,356 @@
+//! The brain with all that only its holder may touch: the database, who waits for which answer, what
+//! jobs ask for, and the steps that wait for a commit.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use api_types::task::{Durability, TaskStatus};
+use api_types::worker::WorkerHealth;
+use api_types::{ErrorDetail, Incarnation, JobId, WorkerId};
+use orchestrator_core::{Action, Answer, Event, Notice, Orchestrator, RequestId, Step, Submission, Time};
+use tokio::sync::oneshot;
+
+use super::handle::{Message, Question};
+use super::journal::Journal;
+use super::prepare;
+use super::requests::{RequestBody, Requests};
+use super::round::{Act, Round};
+use crate::actions::Actions;
+use crate::clock::Clock;
+use crate::store::{Store, StoreError};
+
+/// Most steps that share one commit.
+const MAX_BATCH: usize = 1_024;
+/// How long the driver's thread sleeps when nothing is due.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// Bytes of journal that are kept at most, besides its last chapter.
+const JOURNAL_BYTES: u64 = 256 * 1024 * 1024;
+/// Old jobs deleted in one go, so that nobody waits for it.
+const PRUNE_BATCH: u32 = 200;
+
+/// See the module.
+pub(super) struct Brain {
+    orchestrator: Orchestrator,
+    store: Store,
+    clock: Clock,
+    waiting: HashMap<RequestId, oneshot::Sender<Answer>>,
+    requests: Requests,
+    actions: Actions,
+    retention: Duration,
+    round: Round,
+    journal: Journal,
+    /// Whether old jobs are to be deleted with the next commit.
+    prune: bool,
+    stop: bool,
+    /// When the driver's thread looks by itself; `None` while it is awake or about to be.
+    asleep_until: Option<Time>,
+    /// A failure outside a commit; the driver's thread ends over it.
+    failed: Option<StoreError>,
+}
+
+impl Brain {
+    /// A brain that was just recovered.
+    pub fn new(
+        orchestrator: Orchestrator,
+        store: Store,
+        clock: Clock,
+        actions: Actions,
+        retention: Duration,
+    ) -> Self {
+        Self {
+            orchestrator,
+            store,
+            clock,
+            waiting: HashMap::new(),
+            requests: Requests::default(),
+            actions,
+            retention,
+            round: Round::default(),
+            journal: Journal::default(),
+            prune: false,
+            stop: false,
+            asleep_until: None,
+            failed: None,
+        }
+    }
+
+    /// Handles one message, to the end if nothing has to be written first.
+    pub fn take(&mut self, message: Message) {
+        let taken = match message {
+            Message::Event(event, waiting) => {
+                self.waiting.extend(waiting);
+                self.handle(*event)
+            }
+            Message::Submit(submission, request, waiting) => {
+                self.waiting.extend(waiting);
+                self.submit(*submission, request)
+            }
+            Message::Read(question) => {
+                self.ask(question);
+                Ok(())
+            }
+            Message::Probed(worker_id, incarnation, health) => self.probed(worker_id, incarnation, &health),
+            Message::Prune => {
+                self.prune = true;
+                Ok(())
+            }
+            Message::Stop => {
+                self.stop = true;
+                Ok(())
+            }
+        };
+        if let Err(error) = taken {
+            self.failed.get_or_insert(error);
+        }
+        if self.round.is_empty() {
+            // The brain answers in the step it was asked in; a caller left over would wait for ever.
+            self.waiting.clear();
+        }
+    }
+
+    /// Every event passes here with its time, in the order in which the brain decides.
+    fn decide(&mut self, event: Event) -> Step {
+        let now = self.clock.now();
+        self.actions.metrics.events.inc();
+        self.journal.event(&event, now);
+        self.orchestrator.handle_event(event, now)
+    }
+
+    /// Does what is due. Every timeout passes here with its time.
+    pub fn tick(&mut self) -> Result<(), StoreError> {
+        self.asleep_until = None;
+        let now = self.clock.now();
+        if self.orchestrator.poll_timeout().is_some_and(|due| due <= now) {
+            self.journal.timeout(now);
+            let step = self.orchestrator.handle_timeout(now);
+            self.take_step(step, None)?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), StoreError> {
+        let step = self.decide(event);
+        self.take_step(step, None)
+    }
+
+    fn submit(&mut self, submission: Submission, request: RequestBody) -> Result<(), StoreError> {
+        let (job_id, durability) = (submission.job_id, submission.durability);
+        let step = self.decide(Event::Submit(submission));
+        let accepted = step.actions.iter().any(|action| {
+            matches!(action, Action::Answer { answer: Answer::Accepted { job_id: id, replayed: false, .. }, .. }
+                if *id == job_id)
+        });
+        if accepted {
+            self.requests.keep(job_id, request.clone(), durability);
+        }
+        self.take_step(step, accepted.then_some(request))
+    }
+
+    /// A worker that answers a probe lives; what it runs, its streams tell.
+    fn probed(
+        &mut self,
+        worker_id: WorkerId,
+        incarnation: Incarnation,
+        health: &WorkerHealth,
+    ) -> Result<(), StoreError> {
+        if health.incarnation != Some(incarnation) {
+            return Ok(());
+        }
+        self.handle(Event::WorkerHeartbeat {
+            request: RequestId(0),
+            runs: self.actions.runs_of(&worker_id),
+            worker_id,
+            incarnation,
+            instance: health.facts.instance,
+            status: health.status,
+            free_memory_bytes: 0,
+        })
+    }
+
+    /// Acts on a step, at once or after the commit that it needs or that is pending.
+    pub fn take_step(&mut self, step: Step, request: Option<RequestBody>) -> Result<(), StoreError> {
+        self.journal.decided(&step);
+        let Step { writes, actions, .. } = step;
+        let changes = prepare::changes(&self.actions.subscribers, writes, &actions, request);
+        if changes.is_empty() && self.round.is_empty() {
+            return actions.into_iter().try_for_each(|action| self.perform(action));
+        }
+        changes.into_iter().for_each(|change| self.round.write(change));
+        self.round.acts.extend(actions.into_iter().map(Act::Action));
+        Ok(())
+    }
+
+    /// Shows the state, as of the last commit.
+    fn ask(&mut self, question: Question) {
+        if self.round.is_empty() {
+            return question(&self.orchestrator, self.clock.now());
+        }
+        self.round.acts.push(Act::Question(question));
+    }
+
+    /// Whether no more steps fit into the commit that is pending.
+    pub fn is_full(&self) -> bool {
+        self.failed.is_some() || (!self.round.is_empty() && self.round.len() >= MAX_BATCH)
+    }
+
+    /// Whether the driver's thread sleeps and has to be woken. Says so once.
+    pub fn wants_committer(&mut self) -> bool {
+        let Some(asleep_until) = self.asleep_until else { return false };
+        let due = self.orchestrator.poll_timeout().is_some_and(|due| due < asleep_until);
+        let wanted = due || self.has_round() || self.stop || self.failed.is_some();
+        if wanted {
+            self.asleep_until = None;
+        }
+        wanted
+    }
+
+    /// Whether something waits for the driver's thread.
+    pub fn has_round(&self) -> bool {
+        !self.round.is_empty() || self.prune || self.journal.is_overdue(self.clock.now())
+    }
+
+    /// Whether it was told to end.
+    pub const fn stops(&self) -> bool {
+        self.stop
+    }
+
+    /// Whether something failed since the last look.
+    pub fn check(&mut self) -> Result<(), StoreError> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// How long the driver's thread may sleep.
+    pub fn sleep(&mut self) -> Duration {
+        let now = self.clock.now();
+        let sleep = self
+            .orchestrator
+            .poll_timeout()
+            .map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.since(now)).min(LONGEST_SLEEP));
+        self.asleep_until = Some(now + u64::try_from(sleep.as_millis()).unwrap_or(u64::MAX));
+        sleep
+    }
+
+    /// One commit for all that gathered, then what was waiting for it.
+    pub fn commit(&mut self) -> Result<(), StoreError> {
+        let (mut changes, acts) = std::mem::take(&mut self.round).into_parts();
+        let now = self.clock.now();
+        changes.extend(self.journal.changes(&self.orchestrator, !changes.is_empty(), now));
+        if !changes.is_empty() {
+            let started = Instant::now();
+            self.store.commit(&changes, now)?;
+            self.actions.metrics.commits.inc();
+            self.actions.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
+        }
+        for act in acts {
+            match act {
+                Act::Action(action) => self.perform(action)?,
+                Act::Question(question) => question(&self.orchestrator, now),
+            }
+        }
+        self.waiting.clear();
+        if std::mem::take(&mut self.prune) {
+            self.prune(now)?;
+        }
+        Ok(())
+    }
+
+    /// The end: what is on disk is all there is.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.store.checkpoint()
+    }
+
+    fn perform(&mut self, action: Action) -> Result<(), StoreError> {
+        match action {
+            Action::Answer { request, answer } => {
+                if let Some(waiting) = self.waiting.remove(&request) {
+                    let _ = waiting.send(answer);
+                }
+            }
+            Action::OpenStream(open) => {
+                let request = self.request(open.run.job_id)?;
+                let row = self.orchestrator.job_row(open.run.job_id);
+                self.actions.open_stream(open, request, row);
+            }
+            Action::ResumeStream { run, uri, secret, delay_ms, passed } => {
+                self.actions.resume_stream(run, &uri, secret.as_deref(), delay_ms, passed);
+            }
+            Action::EndJob { job_id, last_event, .. } => {
+                self.actions.metrics.ended_with(&last_event);
+                let keep = self.requests.forget(job_id) == Some(Durability::Memory);
+                self.actions.end_job(job_id, keep);
+            }
+            Action::Publish { job_id, .. } => self.actions.publish(job_id),
+            Action::PassStream(run) => self.actions.pass_stream(&run),
+            Action::DropStream(run) => self.actions.drop_stream(&run),
+            Action::StopRun { run, uri, secret } => self.actions.stop_run(run, &uri, secret.as_deref()),
+            Action::AckRun { run, uri, secret } => self.actions.ack_run(run, &uri, secret.as_deref()),
+            Action::ProbeWorker { worker_id, incarnation, uri, secret } => {
+                self.actions.probe_worker(worker_id, incarnation, &uri, secret.as_deref());
+            }
+            Action::Notify(notice) => self.notify(notice),
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, job_id: JobId) -> Result<Option<RequestBody>, StoreError> {
+        if let Some(request) = self.requests.get(job_id) {
+            return Ok(Some(request));
+        }
+        Ok(self.store.request(job_id)?.map(RequestBody::from_stored))
+    }
+
+    fn notify(&self, notice: Notice) {
+        match &notice {
+            Notice::PolicyFailed { name, failure } => {
+                self.actions.metrics.policy_failed(failure.hook);
+                tracing::warn!(code = "POLICY_FAILED", policy = name, "{failure}");
+            }
+            Notice::StaleDropped { kind } => self.actions.metrics.stale(kind),
+            Notice::Job { job_id, status, .. } if status.is_terminal() => {
+                self.actions.metrics.ended(*status);
+                self.log_end(*job_id, *status);
+            }
+            Notice::Worker { worker_id, state, .. } => {
+                tracing::debug!(code = "WORKER_STATE", %worker_id, ?state, "a worker changed");
+            }
+            Notice::Job { .. } | Notice::Queue { .. } => {}
+        }
+        self.actions.handle.notify(notice);
+    }
+
+    /// One line per job, with what an operator asks first; never with any of its text.
+    fn log_end(&self, job_id: JobId, status: TaskStatus) {
+        let Some(row) = self.orchestrator.job_row(job_id) else { return };
+        self.actions.metrics.estimated(row);
+        let attempt = row.attempt.as_ref();
+        tracing::info!(
+            code = "JOB_ENDED",
+            %job_id,
+            correlation_id = %row.correlation_id,
+            status = status.as_str(),
+            model = row.model,
+            worker_id = attempt.map(|attempt| attempt.worker_id.as_str()),
+            attempt = attempt.map(|attempt| attempt.attempt.0),
+            tokens_in = row.end.as_ref().map(|end| end.tokens_in),
+            tokens_out = row.end.as_ref().map(|end| end.tokens_out),
+            elapsed_ms = row.ended_at.map(|at| at.since(row.submitted_at)),
+            eta_p50_ms = row.eta.map(|forecast| forecast.eta.p50),
+            eta_p90_ms = row.eta.map(|forecast| forecast.eta.p90),
+            error = row.error.as_ref().map(|error: &ErrorDetail| error.code.as_str()),
+            "a job ended"
+        );
+    }
+
+    fn prune(&mut self, now: Time) -> Result<(), StoreError> {
+        let kept_ms = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
+        let before = Time(now.0.saturating_sub(kept_ms));
+        let deleted = self.store.prune(before, PRUNE_BATCH)?;
+        self.store.prune_journal(before, JOURNAL_BYTES)?;
+        if deleted >= PRUNE_BATCH as usize {
+            self.actions.handle.prune();
+            return Ok(());
+        }
+        // The log still holds prompts that were erased from the tables.
+        self.store.checkpoint()
+    }
+}
