@@ -12,6 +12,7 @@ pub mod id;
 pub mod model;
 pub mod pool;
 pub mod prefix;
+pub mod replay;
 pub mod sampling;
 pub mod sse;
 pub mod task;

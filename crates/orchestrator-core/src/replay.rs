@@ -1,5 +1,12 @@
 //! The same inputs again: do they give the same decisions?
 
+mod recorded;
+pub mod report;
+mod what_if;
+
+pub use self::recorded::Life;
+pub use self::what_if::{Compared, WhatIf, what_if};
+
 use crate::journal::{Digest, Entry, Input, Segment, Unreadable, entries};
 use crate::orchestrator::Orchestrator;
 use crate::step::Step;
