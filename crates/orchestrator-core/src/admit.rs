@@ -1,7 +1,7 @@
 //! Accept a task or refuse it with the reason.
 
 use api_types::task::TaskStatus;
-use api_types::{ErrorCode, ErrorDetail, TaskEvent, WorkerId};
+use api_types::{ErrorCode, ErrorDetail, JobId, TaskEvent, WorkerId};
 use serde_json::json;
 
 use crate::event::{Idempotency, RequestId, Submission};
@@ -63,6 +63,8 @@ impl Orchestrator {
             return Err(ErrorDetail::new(ErrorCode::Internal, "The drawn job id is in use already."));
         }
         let mut row = new_row(submission, model, self.last_number + 1, now);
+        let tokens = self.worst_case_tokens(&row);
+        self.tenants.check(&self.settings.quotas, &row.tenant, tokens, spread_ms(row.job_id), now)?;
         row.eta = self.forecast(&row, now);
         self.check_deadline(&row)?;
         Ok(row)
@@ -100,6 +102,9 @@ impl Orchestrator {
     }
 
     fn starts_beside(&self, capacity: u64, row: &JobRow, now: Time) -> bool {
+        if !self.queue.is_open_to(&row.tenant) {
+            return false;
+        }
         let slots = self.registry.openings().totals().living_slots;
         (self.jobs.len() as u64) < capacity.saturating_add(slots)
             && !self.queue.has(&row.model)
@@ -108,17 +113,12 @@ impl Orchestrator {
 
     fn admit(&mut self, request: RequestId, row: JobRow, turn: &mut Turn) {
         self.last_number = row.number;
-        let queue_position = self.queue.length_before_new(&row.model, row.priority);
+        let queue_position = self.queue.before_new(&row.model, row.priority, &row.tenant, &row.session_id);
         let (job_id, row_eta) = (row.job_id, row.eta.map(|forecast| forecast.eta));
         self.memory.admit(&row);
         self.budget.admit(&self.settings.retry);
-        let mut job = Job::new(row);
+        let mut job = Job { reserved: self.reserve_tokens(&row, turn.now), ..Job::new(row) };
         job.resting = job.row.not_before.is_some();
-        if job.resting {
-            self.queue.rest(&job.row);
-        } else {
-            self.queue.push(&job.row);
-        }
         if job.is_durable() {
             turn.write(Write::InsertJob(job.row.clone()));
         }
@@ -130,6 +130,7 @@ impl Orchestrator {
         turn.to_place.insert(job.row.model.clone());
         turn.submitted = Some(Submitted { request, job_id, queue_position });
         self.jobs.insert(job_id, job);
+        self.join_queue(job_id, turn);
     }
 }
 
@@ -183,16 +184,20 @@ fn no_time() -> ErrorDetail {
         .with_hint("Give at least 1 ms, or leave `deadline_ms` out.")
 }
 
-/// The pause differs from caller to caller, so that those refused together do not return together.
+/// What a pause differs by from caller to caller, so that those refused together do not return
+/// together.
+fn spread_ms(job_id: JobId) -> u64 {
+    u64::try_from(job_id.uuid().as_u128() % 2_000).unwrap_or_default()
+}
+
 fn queue_full(row: &JobRow, waiting: u64) -> ErrorDetail {
-    let spread = u64::try_from(row.job_id.uuid().as_u128() % 2_000).unwrap_or_default();
     ErrorDetail::new(
         ErrorCode::QueueFull,
         format!("{waiting} jobs wait already, which is as many as the queue holds."),
     )
     .with_details(json!({ "queue_depth": waiting }))
     .with_hint("Try again later, start more workers, or raise `queue_capacity`.")
-    .with_retry_after_ms(1_000 + spread)
+    .with_retry_after_ms(1_000 + spread_ms(row.job_id))
 }
 
 fn dropped_for_room(capacity: u64) -> ErrorDetail {

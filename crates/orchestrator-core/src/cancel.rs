@@ -80,8 +80,8 @@ impl Orchestrator {
     fn wake(&mut self, job_id: JobId, turn: &mut Turn) {
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
         job.resting = false;
-        self.queue.wake(&job.row);
         turn.to_place.insert(job.row.model.clone());
+        self.wake_in_queue(job_id, turn);
     }
 }
 

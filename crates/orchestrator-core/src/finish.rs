@@ -49,6 +49,7 @@ impl Orchestrator {
         }
         turn.act(Action::EndJob { job_id, release_held, last_event });
         turn.tell_job(&job);
+        self.settle_tokens(&job, turn);
         self.memory.end(job.row, &self.settings, turn.now);
     }
 
@@ -135,9 +136,9 @@ impl Orchestrator {
         }
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
         job.requeue(Some(not_before));
-        self.queue.rest(&job.row);
         turn.save_job(job);
         turn.tell_job(job);
+        self.return_to_queue(job_id, turn);
     }
 
     /// A worker could not take a run and is not to blame: the job waits on as if never handed out.
@@ -148,9 +149,9 @@ impl Orchestrator {
             return self.end_job(job_id, end, false, turn);
         }
         job.requeue(None);
-        self.queue.push(&job.row);
         turn.save_job(job);
         turn.tell_job(job);
         turn.to_place.insert(job.row.model.clone());
+        self.return_to_queue(job_id, turn);
     }
 }

@@ -6,6 +6,8 @@ use api_types::{Attempt, ErrorDetail, Incarnation, StopReason, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::event::RunKey;
+use crate::fair::prompt_tokens;
+use crate::queue::Charge;
 use crate::row::{AttemptRow, JobRow};
 use crate::settings::Settings;
 use crate::time::Time;
@@ -27,6 +29,12 @@ pub(crate) struct Job {
     pub resting: bool,
     /// Breaks of the current run's stream in short succession, and when the last one was.
     pub breaks: Breaks,
+    /// Tokens that were set aside for it at its admission.
+    pub reserved: u64,
+    /// What its tenant and session were charged with when it was handed out; `None` while it waits.
+    pub charge: Option<Charge>,
+    /// Whether it has been `running`.
+    pub has_run: bool,
 }
 
 /// How often the stream of the current run broke lately.
@@ -41,7 +49,16 @@ pub(crate) struct Breaks {
 impl Job {
     /// A job as it stands on disk.
     pub fn new(row: JobRow) -> Self {
-        Self { row, decisions: Vec::new(), readerless_since: None, resting: false, breaks: Breaks::default() }
+        Self {
+            has_run: row.status == TaskStatus::Running,
+            row,
+            decisions: Vec::new(),
+            readerless_since: None,
+            resting: false,
+            breaks: Breaks::default(),
+            reserved: 0,
+            charge: None,
+        }
     }
 
     /// Whether it is written down at all.
@@ -90,6 +107,7 @@ impl Job {
     /// Dispatched to running: tokens may be passed on once this is on disk.
     pub fn set_running(&mut self) {
         self.move_to(TaskStatus::Running);
+        self.has_run = true;
     }
 
     /// Dispatched back to queued, not to be handed out before `not_before`.
@@ -141,6 +159,16 @@ impl Job {
             decode_time_ms: 0,
             stop_reason: StopReason::Cancelled,
             seed: None,
+        }
+    }
+
+    /// Tokens that an ended job took: as its worker counted them, else what is known of its prompt.
+    pub fn tokens_spent(&self) -> u64 {
+        let counted = self.row.end.as_ref().map(|end| u64::from(end.tokens_in) + u64::from(end.tokens_out));
+        match counted.filter(|counted| *counted > 0) {
+            Some(counted) => counted,
+            None if self.has_run => prompt_tokens(&self.row),
+            None => 0,
         }
     }
 

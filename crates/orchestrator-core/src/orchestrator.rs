@@ -15,6 +15,7 @@ use crate::job::Job;
 use crate::model::Catalogs;
 use crate::policy::{NoScripts, PolicySlot, PolicyStanding, Scripts};
 use crate::queue::Queue;
+use crate::quota::Tenants;
 use crate::register::{Beat, Introduction};
 use crate::registry::Registry;
 use crate::retry::Budget;
@@ -31,6 +32,7 @@ pub struct Orchestrator {
     pub(crate) policy: PolicySlot,
     pub(crate) jobs: BTreeMap<JobId, Job>,
     pub(crate) queue: Queue,
+    pub(crate) tenants: Tenants,
     pub(crate) registry: Registry,
     pub(crate) pools: BTreeMap<PoolId, PoolRow>,
     pub(crate) catalogs: Catalogs,
@@ -63,6 +65,7 @@ impl Orchestrator {
             policy: PolicySlot::new(rows.policies.clone(), scripts),
             jobs: BTreeMap::new(),
             queue: Queue::default(),
+            tenants: Tenants::default(),
             registry: Registry::new(Incarnation(1)),
             pools: BTreeMap::new(),
             catalogs: Catalogs::new(),

@@ -29,12 +29,13 @@ impl Orchestrator {
     /// Hands out jobs of one model for as long as a worker has a free slot and a job fits.
     pub(crate) fn place_queued(&mut self, model: &str, turn: &mut Turn) {
         let mut without = BTreeSet::new();
+        self.age_waiting(model, turn);
         loop {
             self.registry.refresh(&self.settings, turn.now);
             if !self.registry.openings().has_open(model) {
                 return;
             }
-            let Some(next) = self.queue.next(model, &without, &self.settings, turn.now) else { return };
+            let Some(next) = self.queue.next(model, &without, &self.settings) else { return };
             if !self.place_job(&next, turn) {
                 without.insert(next.group);
             }
@@ -57,9 +58,7 @@ impl Orchestrator {
         else {
             return false;
         };
-        if let Some(job) = self.jobs.get(&next.job_id) {
-            self.queue.take(&job.row, next.aged);
-        }
+        self.begin_service(next);
         self.dispatch(next.job_id, &picked, decision, turn);
         true
     }

@@ -1,14 +1,27 @@
-//! The order of waiting jobs: interactive before batch, then by number, with ageing.
+//! The order of waiting jobs: interactive before batch with ageing; within a class fair between
+//! tenants, then between a tenant's sessions, then by arrival.
 //!
 //! Jobs are kept by model, and within a model by what they demand of a worker: jobs of one group
 //! fit the same workers, so a placement looks at the head of each group and never walks the queue.
 
+mod class;
+mod group;
+mod lanes;
+mod line;
+mod shares;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use api_types::task::{Placement, Priority};
-use api_types::{JobId, PoolId, WorkerId};
+use api_types::task::Priority;
+use api_types::{JobId, SessionId, TenantId};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::class::Charge;
+use self::class::Class;
+pub(crate) use self::group::Group;
+use self::line::Ticket;
 use crate::row::JobRow;
 use crate::settings::Settings;
 use crate::time::Time;
@@ -21,44 +34,30 @@ pub(crate) struct Queue {
     resting: BTreeSet<JobId>,
     /// Waiting batch jobs by number, resting ones included.
     batch: BTreeMap<u64, JobId>,
+    /// Tenants of which no job may be handed out for now.
+    blocked: BTreeSet<TenantId>,
+    /// Marks each arrival in a line.
+    sequence: u64,
     len: u64,
-}
-
-/// What a job demands of a worker besides the model. What it merely prefers is not part of it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Group {
-    pool: Option<PoolId>,
-    worker: Option<WorkerId>,
-    require: BTreeSet<String>,
-    avoid: BTreeSet<String>,
-}
-
-impl Group {
-    /// The group of jobs with this placement.
-    pub fn of(placement: &Placement) -> Self {
-        Self {
-            pool: placement.pool.clone(),
-            worker: placement.worker.clone(),
-            require: placement.require.iter().cloned().collect(),
-            avoid: placement.avoid.iter().cloned().collect(),
-        }
-    }
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct ModelQueue {
-    groups: BTreeMap<Group, Lanes>,
-    interactive: u64,
-    batch: u64,
+    interactive: Class,
+    batch: Class,
+    /// Batch jobs that have not aged yet, by the time since which they wait.
+    young: BTreeSet<(Time, u64, JobId)>,
     /// Placements since an aged batch job last went before a waiting interactive one.
     since_aged: u32,
 }
 
-/// The jobs of one group, by number.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Lanes {
-    interactive: BTreeMap<u64, JobId>,
-    batch: BTreeMap<u64, (JobId, Time)>,
+/// What decides a job's place within its flow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Rank {
+    /// The policy's key; the smallest goes first.
+    pub order: i64,
+    /// When it has to start to end by its deadline.
+    pub latest_start: Option<Time>,
 }
 
 /// The next job of a model, as [`Queue::next`] picks it.
@@ -72,62 +71,70 @@ pub(crate) struct Next {
     pub aged: bool,
 }
 
+impl Next {
+    /// This job, when it is not picked by the queue's own order.
+    pub fn of(row: &JobRow) -> Self {
+        Self { job_id: row.job_id, group: Group::of(&row.placement), aged: false }
+    }
+}
+
 impl Queue {
     /// Adds a job that may be handed out at once.
-    pub fn push(&mut self, row: &JobRow) {
-        let model = self.models.entry(row.model.clone()).or_default();
-        let lanes = model.groups.entry(Group::of(&row.placement)).or_default();
-        match row.priority {
-            Priority::Interactive => {
-                lanes.interactive.insert(row.number, row.job_id);
-                model.interactive += 1;
-            }
-            Priority::Batch => {
-                lanes.batch.insert(row.number, (row.job_id, row.submitted_at));
-                model.batch += 1;
-            }
+    pub fn push(&mut self, row: &JobRow, rank: Rank) {
+        self.len += 1;
+        if row.priority == Priority::Batch {
+            self.batch.insert(row.number, row.job_id);
         }
-        self.count_in(row);
+        let ticket = self.ticket(row, rank);
+        let blocked = self.blocked.contains(&row.tenant);
+        let model = self.models.entry(row.model.clone()).or_default();
+        if row.priority == Priority::Batch {
+            model.young.insert((row.submitted_at, row.number, row.job_id));
+        }
+        model.class_mut(row.priority).push(row, ticket, blocked, self.sequence);
+    }
+
+    fn ticket(&mut self, row: &JobRow, rank: Rank) -> Ticket {
+        self.sequence += 1;
+        Ticket::new(row.job_id, rank.order, row.number, self.sequence, rank.latest_start)
     }
 
     /// Adds a job that waits for its `not_before`.
     pub fn rest(&mut self, row: &JobRow) {
         self.resting.insert(row.job_id);
-        self.count_in(row);
-    }
-
-    /// Lets a resting job join those that may be handed out. Returns whether it was resting.
-    pub fn wake(&mut self, row: &JobRow) -> bool {
-        let was_resting = self.resting.remove(&row.job_id);
-        if was_resting {
-            self.len -= 1;
-            self.push(row);
-        }
-        was_resting
-    }
-
-    fn count_in(&mut self, row: &JobRow) {
         self.len += 1;
         if row.priority == Priority::Batch {
             self.batch.insert(row.number, row.job_id);
         }
     }
 
-    /// Takes a job out, wherever it waits.
-    pub fn remove(&mut self, row: &JobRow) {
-        if self.resting.remove(&row.job_id) || self.remove_from_lanes(row) {
+    /// Lets a resting job join those that may be handed out. Returns whether it was resting.
+    pub fn wake(&mut self, row: &JobRow, rank: Rank) -> bool {
+        let was_resting = self.resting.remove(&row.job_id);
+        if was_resting {
             self.len -= 1;
-            self.batch.remove(&row.number);
+            self.push(row, rank);
+        }
+        was_resting
+    }
+
+    /// Takes a job out that leaves unserved, wherever it waits.
+    pub fn remove(&mut self, row: &JobRow) {
+        if self.resting.remove(&row.job_id) || self.leave_line(row) {
+            self.count_out(row);
         }
     }
 
-    fn remove_from_lanes(&mut self, row: &JobRow) -> bool {
-        let Some(model) = self.models.get_mut(&row.model) else { return false };
-        let removed = model.remove(row);
-        if model.interactive + model.batch == 0 {
+    fn leave_line(&mut self, row: &JobRow) -> bool {
+        self.models.get_mut(&row.model).is_some_and(|model| model.remove(row))
+    }
+
+    fn count_out(&mut self, row: &JobRow) {
+        self.len -= 1;
+        self.batch.remove(&row.number);
+        if self.models.get(&row.model).is_some_and(ModelQueue::is_empty) {
             self.models.remove(&row.model);
         }
-        removed
     }
 
     /// Jobs that wait, resting ones included.
@@ -137,7 +144,12 @@ impl Queue {
 
     /// Whether any job of this model may be handed out.
     pub fn has(&self, model: &str) -> bool {
-        self.models.contains_key(model)
+        self.models.get(model).is_some_and(|m| m.interactive.is_servable() || m.batch.is_servable())
+    }
+
+    /// Whether jobs of this tenant may be handed out.
+    pub fn is_open_to(&self, tenant: &TenantId) -> bool {
+        !self.blocked.contains(tenant)
     }
 
     /// The waiting batch job that came first.
@@ -145,98 +157,125 @@ impl Queue {
         self.batch.first_key_value().map(|(_, job_id)| *job_id)
     }
 
+    /// A batch job of this model that has waited long enough to age and has not yet.
+    pub fn due_to_age(&self, model: &str, settings: &Settings, now: Time) -> Option<JobId> {
+        let (since, _, job_id) = self.models.get(model)?.young.first()?;
+        (now.since(*since) >= settings.batch_ageing_ms).then_some(*job_id)
+    }
+
+    /// Lets a waiting batch job age, under its new rank.
+    pub fn age(&mut self, row: &JobRow, rank: Rank) {
+        let ticket = self.ticket(row, rank);
+        let Some(model) = self.models.get_mut(&row.model) else { return };
+        if model.young.remove(&(row.submitted_at, row.number, row.job_id)) {
+            model.class_mut(row.priority).age(row, ticket);
+        }
+    }
+
     /// The next job of a model, leaving out groups that fit no worker at the moment.
-    pub fn next(
+    pub fn next(&self, model: &str, without: &BTreeSet<Group>, settings: &Settings) -> Option<Next> {
+        let model = self.models.get(model)?;
+        let interactive = model.interactive.head(without);
+        let aged_turn = model.since_aged + 1 >= settings.aged_share;
+        let aged = model.batch.aged_head(without).filter(|_| aged_turn && interactive.is_some());
+        let is_aged = aged.is_some();
+        let (group, job_id) = aged.or(interactive).or_else(|| model.batch.head(without))?;
+        Some(Next { job_id, group: group.clone(), aged: is_aged })
+    }
+
+    /// Takes out a job that [`Queue::next`] named, counts the share of aged jobs, and charges its
+    /// tenant and session with what it is expected to cost.
+    pub fn take(&mut self, row: &JobRow, aged: bool, tokens: u64, weight: u32) -> Option<Charge> {
+        let model = self.models.get_mut(&row.model)?;
+        let charge = model.class_mut(row.priority).serve(row, tokens, weight)?;
+        model.young.remove(&(row.submitted_at, row.number, row.job_id));
+        model.since_aged = if aged { 0 } else { model.since_aged.saturating_add(1) };
+        self.count_out(row);
+        Some(charge)
+    }
+
+    /// A job that was charged has cost so many tokens.
+    pub fn settle(&mut self, row: &JobRow, charge: &Charge, tokens: u64) {
+        if let Some(model) = self.models.get_mut(&row.model) {
+            model.class_mut(row.priority).settle(row, charge, tokens);
+        }
+    }
+
+    /// No job of this tenant is handed out until [`Self::unblock`]; they keep waiting.
+    pub fn block(&mut self, tenant: &TenantId) {
+        if self.blocked.insert(tenant.clone()) {
+            self.models.values_mut().for_each(|model| model.block(tenant));
+        }
+    }
+
+    /// Jobs of this tenant may be handed out again. Gives the models that they wait for.
+    pub fn unblock(&mut self, tenant: &TenantId) -> Vec<String> {
+        if !self.blocked.remove(tenant) {
+            return Vec::new();
+        }
+        let waiting =
+            self.models.iter_mut().filter_map(|(name, model)| model.unblock(tenant).then_some(name));
+        waiting.cloned().collect()
+    }
+
+    /// Jobs of the same model that would go before one that came now, if all jobs cost the same.
+    pub fn before_new(
         &self,
         model: &str,
-        without: &BTreeSet<Group>,
-        settings: &Settings,
-        now: Time,
-    ) -> Option<Next> {
-        let model = self.models.get(model)?;
-        let interactive = model.first_interactive(without);
-        let batch = model.first_batch(without);
-        let aged_turn = model.since_aged + 1 >= settings.aged_share;
-        let aged =
-            batch.filter(|(_, _, _, since)| aged_turn && now.since(*since) >= settings.batch_ageing_ms);
-        if let (Some((group, _, job_id, _)), Some(_)) = (aged, interactive) {
-            return Some(Next { job_id, group: group.clone(), aged: true });
-        }
-        let (group, job_id) = interactive
-            .map(|(group, _, job_id)| (group, job_id))
-            .or(batch.map(|(group, _, job_id, _)| (group, job_id)))?;
-        Some(Next { job_id, group: group.clone(), aged: false })
+        priority: Priority,
+        tenant: &TenantId,
+        session: &Option<SessionId>,
+    ) -> u64 {
+        let Some(model) = self.models.get(model) else { return 0 };
+        model.before_class(priority) + model.class(priority).before_new(tenant, session)
     }
 
-    /// Takes out a job that [`Queue::next`] named, and counts the share of aged jobs.
-    pub fn take(&mut self, row: &JobRow, aged: bool) {
-        if let Some(model) = self.models.get_mut(&row.model) {
-            model.since_aged = if aged { 0 } else { model.since_aged.saturating_add(1) };
-        }
-        self.remove(row);
-    }
-
-    /// Jobs of the same model that go before the next one of this class.
-    pub fn length_before_new(&self, model: &str, priority: Priority) -> u64 {
-        self.models.get(model).map_or(0, |model| match priority {
-            Priority::Interactive => model.interactive,
-            Priority::Batch => model.interactive + model.batch,
-        })
-    }
-
-    /// Jobs of the same model that go before this waiting one. Counts them: for views only.
+    /// Jobs of the same model that would go before this waiting one, if all jobs cost the same.
+    /// Counts some of them: for views only.
     pub fn position(&self, row: &JobRow) -> u64 {
-        self.models.get(&row.model).map_or(0, |model| model.position(row))
+        let Some(model) = self.models.get(&row.model) else { return 0 };
+        model.before_class(row.priority) + model.class(row.priority).position(row)
     }
 }
 
 impl ModelQueue {
+    const fn class(&self, priority: Priority) -> &Class {
+        match priority {
+            Priority::Interactive => &self.interactive,
+            Priority::Batch => &self.batch,
+        }
+    }
+
+    const fn class_mut(&mut self, priority: Priority) -> &mut Class {
+        match priority {
+            Priority::Interactive => &mut self.interactive,
+            Priority::Batch => &mut self.batch,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.interactive.len() + self.batch.len() == 0
+    }
+
+    fn before_class(&self, priority: Priority) -> u64 {
+        match priority {
+            Priority::Interactive => 0,
+            Priority::Batch => self.interactive.len(),
+        }
+    }
+
     fn remove(&mut self, row: &JobRow) -> bool {
-        let group = Group::of(&row.placement);
-        let Some(lanes) = self.groups.get_mut(&group) else { return false };
-        let removed = match row.priority {
-            Priority::Interactive => lanes.interactive.remove(&row.number).is_some(),
-            Priority::Batch => lanes.batch.remove(&row.number).is_some(),
-        };
-        if lanes.interactive.is_empty() && lanes.batch.is_empty() {
-            self.groups.remove(&group);
-        }
-        match row.priority {
-            Priority::Interactive => self.interactive -= u64::from(removed),
-            Priority::Batch => self.batch -= u64::from(removed),
-        }
-        removed
+        self.young.remove(&(row.submitted_at, row.number, row.job_id));
+        self.class_mut(row.priority).remove(row)
     }
 
-    fn first_interactive<'a>(&'a self, without: &'a BTreeSet<Group>) -> Option<(&'a Group, u64, JobId)> {
-        self.open_groups(without)
-            .filter_map(|(group, lanes)| {
-                lanes.interactive.first_key_value().map(|(number, job_id)| (group, *number, *job_id))
-            })
-            .min_by_key(|(_, number, _)| *number)
+    fn block(&mut self, tenant: &TenantId) {
+        self.interactive.block(tenant);
+        self.batch.block(tenant);
     }
 
-    fn first_batch<'a>(&'a self, without: &'a BTreeSet<Group>) -> Option<(&'a Group, u64, JobId, Time)> {
-        self.open_groups(without)
-            .filter_map(|(group, lanes)| {
-                let (number, (job_id, since)) = lanes.batch.first_key_value()?;
-                Some((group, *number, *job_id, *since))
-            })
-            .min_by_key(|(_, number, _, _)| *number)
-    }
-
-    fn open_groups<'a>(
-        &'a self,
-        without: &'a BTreeSet<Group>,
-    ) -> impl Iterator<Item = (&'a Group, &'a Lanes)> {
-        self.groups.iter().filter(|(group, _)| !without.contains(group))
-    }
-
-    fn position(&self, row: &JobRow) -> u64 {
-        let before = |lanes: &Lanes| match row.priority {
-            Priority::Interactive => lanes.interactive.range(..row.number).count(),
-            Priority::Batch => lanes.interactive.len() + lanes.batch.range(..row.number).count(),
-        };
-        self.groups.values().map(|lanes| before(lanes) as u64).sum()
+    fn unblock(&mut self, tenant: &TenantId) -> bool {
+        let interactive = self.interactive.unblock(tenant);
+        self.batch.unblock(tenant) || interactive
     }
 }

@@ -61,7 +61,7 @@ impl Orchestrator {
             ids.push(row.job_id);
             self.last_number = self.last_number.max(row.number);
             self.memory.admit(&row);
-            let mut job = Job::new(row);
+            let mut job = Job { reserved: self.reserve_tokens(&row, turn.now), ..Job::new(row) };
             job.wait_for_reader(turn.now);
             turn.jobs_touched.insert(job.row.job_id);
             self.jobs.insert(job.row.job_id, job);
@@ -73,6 +73,7 @@ impl Orchestrator {
         let Some(job) = self.jobs.get(&job_id) else { return };
         let Some(run) = job.run() else { return self.queue_again(job_id, turn) };
         let cancelling = job.row.cancel_requested_at.is_some();
+        self.go_on_serving(job_id);
         if self.registry.holder(&run).is_none() {
             return self.fail_attempt(job_id, forgotten(&run), turn);
         }
@@ -87,11 +88,7 @@ impl Orchestrator {
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
         debug_assert_eq!(job.row.status, TaskStatus::Queued);
         job.resting = job.row.not_before.is_some_and(|at| at > turn.now);
-        if job.resting {
-            self.queue.rest(&job.row);
-        } else {
-            self.queue.push(&job.row);
-        }
+        self.join_queue(job_id, turn);
     }
 }
 

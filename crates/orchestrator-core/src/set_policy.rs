@@ -48,7 +48,7 @@ impl Orchestrator {
         let serving = |worker: &&Worker| worker.is_serving(&self.settings, now);
         QueueFacts {
             waiting: self.queue.len(),
-            before: self.queue.length_before_new(&row.model, row.priority),
+            before: self.queue.before_new(&row.model, row.priority, &row.tenant, &row.session_id),
             capacity: self.settings.queue_capacity,
             workers: self.registry.of_model(&row.model).filter(serving).count() as u64,
         }

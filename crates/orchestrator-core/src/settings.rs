@@ -6,6 +6,7 @@ use api_types::{PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{Hour, Label, Labels};
+use crate::quota::Quotas;
 use crate::time::Time;
 
 /// What the operator may tune. [`Settings::default`] is what the documentation promises.
@@ -17,6 +18,8 @@ pub struct Settings {
     pub full_policy: FullPolicy,
     /// Milliseconds one attempt may run, from its dispatch. Default 300,000 (5 min).
     pub job_time_limit_ms: u64,
+    /// Shares and bounds of tenants. Default: equal shares, no bounds.
+    pub quotas: Quotas,
     /// How jobs are tried again.
     pub retry: RetrySettings,
     /// When a silent worker is given up.
@@ -88,6 +91,7 @@ impl Default for Settings {
             queue_capacity: Some(1_000),
             full_policy: FullPolicy::Reject,
             job_time_limit_ms: 300_000,
+            quotas: Quotas::default(),
             retry: RetrySettings::default(),
             lease: LeaseSettings::default(),
             disconnect_grace_ms: 10_000,

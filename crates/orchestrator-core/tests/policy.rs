@@ -247,7 +247,7 @@ fn a_cut_of_the_watchdog_is_in_the_step_and_a_replay_takes_the_same_branch() {
         replayed.handle_event(beat, world.now);
     }
     let recorded = world.submit(1);
-    assert_eq!(recorded.interrupted, [1], "admission was question 0, the score question 1");
+    assert_eq!(recorded.interrupted, [2], "admission was question 0, the order 1, the score 2");
     replayed.cut_next(recorded.interrupted.clone());
     let again = replayed.handle_event(Event::Submit(submission(1)), world.now);
     assert_eq!(opened(&again), opened(&recorded));

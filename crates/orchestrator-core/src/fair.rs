@@ -1,0 +1,145 @@
+//! Who goes next: jobs join the queue, are charged to their tenant and session when they are
+//! handed out, and are settled when they end.
+
+use api_types::JobId;
+use api_types::sampling::DEFAULT_MAX_TOKENS;
+
+use crate::job::Job;
+use crate::orchestrator::Orchestrator;
+use crate::policy::Hook;
+use crate::queue::{Next, Rank};
+use crate::row::JobRow;
+use crate::time::Time;
+use crate::turn::Turn;
+
+/// Bytes of text behind a token, until a worker has counted.
+const BYTES_PER_TOKEN: u64 = 4;
+/// Tokens of context that a model is taken to have while no worker says.
+const USUAL_CONTEXT: u64 = 4_096;
+
+impl Orchestrator {
+    /// A job that has to wait takes its place: among those that may be handed out, or apart from
+    /// them until its pause is over.
+    pub(crate) fn join_queue(&mut self, job_id: JobId, turn: &mut Turn) {
+        let Some(job) = self.jobs.get(&job_id) else { return };
+        self.tenants.wait(&job.row.tenant);
+        if job.resting {
+            self.queue.rest(&job.row);
+        } else {
+            let rank = self.rank(&job.row, turn);
+            self.queue.push(&job.row, rank);
+        }
+    }
+
+    /// The pause of a waiting job is over.
+    pub(crate) fn wake_in_queue(&mut self, job_id: JobId, turn: &mut Turn) {
+        let Some(job) = self.jobs.get(&job_id) else { return };
+        let rank = self.rank(&job.row, turn);
+        self.queue.wake(&job.row, rank);
+    }
+
+    /// Lets the batch jobs of a model age that have waited long enough.
+    pub(crate) fn age_waiting(&mut self, model: &str, turn: &mut Turn) {
+        while let Some(job_id) = self.queue.due_to_age(model, &self.settings, turn.now) {
+            let Some(job) = self.jobs.get(&job_id) else { return };
+            let rank = self.rank(&job.row, turn);
+            self.queue.age(&job.row, rank);
+        }
+    }
+
+    /// Takes the next job out of the queue, and charges its tenant and session for it.
+    pub(crate) fn begin_service(&mut self, next: &Next) {
+        let Some(job) = self.jobs.get_mut(&next.job_id) else { return };
+        let (tenant, tokens) = (&job.row.tenant, expected_tokens(&job.row));
+        let weight = self.settings.quotas.of(tenant).weight;
+        job.charge = self.queue.take(&job.row, next.aged, tokens, weight);
+        self.tenants.stop_waiting(tenant);
+        if self.tenants.begin_service(&self.settings.quotas, tenant) {
+            self.queue.block(tenant);
+        }
+    }
+
+    /// A worker held this job when the orchestrator started: it is charged as if handed out now.
+    pub(crate) fn go_on_serving(&mut self, job_id: JobId) {
+        let Some(job) = self.jobs.get(&job_id) else { return };
+        self.tenants.wait(&job.row.tenant);
+        self.queue.push(&job.row, Rank::default());
+        self.begin_service(&Next::of(&job.row));
+    }
+
+    /// No worker holds this job any longer, and it waits once more. What it took so far is on the
+    /// house.
+    pub(crate) fn return_to_queue(&mut self, job_id: JobId, turn: &mut Turn) {
+        let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        if let Some(charge) = job.charge.take() {
+            self.queue.settle(&job.row, &charge, 0);
+            let tenant = job.row.tenant.clone();
+            self.end_service(&tenant, turn);
+        }
+        self.join_queue(job_id, turn);
+    }
+
+    /// A job has ended: what it was taken to cost gives way to what it did cost.
+    pub(crate) fn settle_tokens(&mut self, job: &Job, turn: &mut Turn) {
+        let (row, spent) = (&job.row, job.tokens_spent());
+        match &job.charge {
+            None => self.tenants.stop_waiting(&row.tenant),
+            Some(charge) => {
+                self.queue.settle(row, charge, spent);
+                self.end_service(&row.tenant, turn);
+            }
+        }
+        self.tenants.settle(&self.settings.quotas, &row.tenant, job.reserved, spent, turn.now);
+    }
+
+    fn end_service(&mut self, tenant: &api_types::TenantId, turn: &mut Turn) {
+        if self.tenants.end_service(&self.settings.quotas, tenant) {
+            turn.to_place.extend(self.queue.unblock(tenant));
+        }
+    }
+
+    /// What decides a job's place within its flow: the policy's key, then its slack.
+    fn rank(&self, row: &JobRow, turn: &mut Turn) -> Rank {
+        let order = if self.policy.asks(Hook::Order) {
+            self.policy.order(&row.job_id, &self.job_facts(row, turn.now), &mut turn.policy)
+        } else {
+            0
+        };
+        Rank { order, latest_start: latest_start(row) }
+    }
+
+    /// Sets aside what a job takes at most; gives how much that is.
+    pub(crate) fn reserve_tokens(&mut self, row: &JobRow, now: Time) -> u64 {
+        let tokens = self.worst_case_tokens(row);
+        self.tenants.reserve(&self.settings.quotas, &row.tenant, tokens, now);
+        tokens
+    }
+
+    /// Tokens of prompt and output that a job takes at most, as far as its bytes tell.
+    pub(crate) fn worst_case_tokens(&self, row: &JobRow) -> u64 {
+        let prompt = prompt_tokens(row);
+        let context = || {
+            let context = self.registry.of_model(&row.model).next();
+            context.map_or(USUAL_CONTEXT, |worker| u64::from(worker.row.facts.context_length))
+        };
+        let output = row.max_tokens.map_or_else(|| context().saturating_sub(prompt), u64::from);
+        prompt.saturating_add(output)
+    }
+}
+
+/// When a job has to start to end by its deadline, for the order of slack: as early as its estimate
+/// says, or at the deadline itself where there is none.
+fn latest_start(row: &JobRow) -> Option<Time> {
+    let service_ms = row.eta.as_ref().map_or(0, |forecast| forecast.service_ms);
+    row.deadline.map(|deadline| Time(deadline.0.saturating_sub(service_ms)))
+}
+
+/// Tokens that a job is expected to take: its prompt and a usual answer.
+fn expected_tokens(row: &JobRow) -> u64 {
+    prompt_tokens(row) + u64::from(row.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS).min(DEFAULT_MAX_TOKENS))
+}
+
+/// Tokens of a prompt as far as its bytes tell; at least 1.
+pub(crate) fn prompt_tokens(row: &JobRow) -> u64 {
+    row.prompt_bytes.div_ceil(BYTES_PER_TOKEN).max(1)
+}

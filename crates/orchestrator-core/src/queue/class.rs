@@ -1,0 +1,249 @@
+//! The waiting jobs of one model and one class: shared fairly between tenants, then between each
+//! tenant's flows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api_types::{JobId, TenantId};
+use serde::{Deserialize, Serialize};
+
+use super::group::Group;
+use super::lanes::{Flow, Head, Lanes, Spot};
+use super::line::Ticket;
+use super::shares::{Lift, Moved, Shares};
+use crate::row::JobRow;
+
+/// Virtual tokens to a token of a tenant with weight 1.
+const SCALE: u64 = 1_024;
+
+/// See the module. A pick and a change cost `O(g log n)` for `g` different demands among the
+/// waiting.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Class {
+    tenants: Shares<TenantId>,
+    /// Of the tenants that wait.
+    flows: BTreeMap<TenantId, Shares<Flow>>,
+    groups: BTreeMap<Group, Lanes>,
+    /// Of the same jobs those that have aged.
+    aged: BTreeMap<Group, Lanes>,
+    tickets: BTreeMap<JobId, Waiting>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Waiting {
+    ticket: Ticket,
+    aged: bool,
+}
+
+/// What a job was charged with at its dispatch, for the settlement at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Charge {
+    /// Tokens, prompt and output.
+    pub tokens: u64,
+    /// The tenant's weight.
+    pub weight: u32,
+    tenant_serial: u64,
+    flow_serial: u64,
+}
+
+impl Default for Class {
+    fn default() -> Self {
+        Self {
+            tenants: Shares::new(Lift::Minimum),
+            flows: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            aged: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+        }
+    }
+}
+
+impl Class {
+    /// Adds a job. `serial` is larger than any before.
+    pub fn push(&mut self, row: &JobRow, ticket: Ticket, blocked: bool, serial: u64) {
+        self.tenants.join(&row.tenant, serial, blocked);
+        let flows = self.flows.entry(row.tenant.clone()).or_insert_with(|| Shares::new(Lift::Pace));
+        flows.join(&row.session_id, serial, false);
+        self.line_up(row, ticket, false);
+    }
+
+    /// A waiting job ages: under a new ticket it is one of those that may go before another class.
+    pub fn age(&mut self, row: &JobRow, ticket: Ticket) {
+        if self.take(row, false) {
+            self.line_up(row, ticket, true);
+        }
+    }
+
+    fn line_up(&mut self, row: &JobRow, ticket: Ticket, aged: bool) {
+        self.tickets.insert(row.job_id, Waiting { ticket, aged });
+        let group = Group::of(&row.placement);
+        let spot = spot(&self.tenants, &self.flows, row);
+        if aged {
+            self.aged.entry(group.clone()).or_default().push(&spot, &ticket);
+        }
+        self.groups.entry(group).or_default().push(&spot, &ticket);
+    }
+
+    /// Takes a job out that leaves unserved. Returns whether it was there.
+    pub fn remove(&mut self, row: &JobRow) -> bool {
+        let removed = self.take(row, false);
+        if removed {
+            self.leave(row);
+        }
+        removed
+    }
+
+    /// Takes a job out to serve it, and charges its tenant and flow.
+    pub fn serve(&mut self, row: &JobRow, tokens: u64, weight: u32) -> Option<Charge> {
+        if !self.take(row, true) {
+            return None;
+        }
+        let shared = tokens.saturating_mul(SCALE);
+        let (moved, tenant_serial) = self.tenants.charge(&row.tenant, shared / u64::from(weight.max(1)))?;
+        self.move_tenant(&row.tenant, moved);
+        let (moved, flow_serial) = self.flows.get_mut(&row.tenant)?.charge(&row.session_id, shared)?;
+        self.move_flow(row, moved);
+        self.leave(row);
+        Some(Charge { tokens, weight, tenant_serial, flow_serial })
+    }
+
+    /// A job that was charged has cost so many tokens.
+    pub fn settle(&mut self, row: &JobRow, charge: &Charge, tokens: u64) {
+        let more = signed(tokens.saturating_mul(SCALE), charge.tokens.saturating_mul(SCALE));
+        let weighted = more / i64::from(charge.weight.max(1));
+        if let Some(moved) = self.tenants.settle(&row.tenant, charge.tenant_serial, weighted) {
+            self.move_tenant(&row.tenant, moved);
+        }
+        let flows = self.flows.get_mut(&row.tenant);
+        if let Some(moved) = flows.and_then(|f| f.settle(&row.session_id, charge.flow_serial, more)) {
+            self.move_flow(row, moved);
+        }
+    }
+
+    /// The next job, leaving out groups that fit no worker at the moment.
+    pub fn head<'a>(&'a self, without: &BTreeSet<Group>) -> Option<(&'a Group, JobId)> {
+        first(&self.groups, without)
+    }
+
+    /// The next of the aged jobs.
+    pub fn aged_head<'a>(&'a self, without: &BTreeSet<Group>) -> Option<(&'a Group, JobId)> {
+        first(&self.aged, without)
+    }
+
+    /// A tenant may not be served for now.
+    pub fn block(&mut self, tenant: &TenantId) {
+        let Some(at) = self.tenants.block(tenant) else { return };
+        self.all_lanes().for_each(|lanes| lanes.block(tenant, at));
+    }
+
+    /// A tenant may be served again. Returns whether any of its jobs wait here.
+    pub fn unblock(&mut self, tenant: &TenantId) -> bool {
+        let Some(at) = self.tenants.unblock(tenant) else { return false };
+        self.all_lanes().for_each(|lanes| lanes.unblock(tenant, at));
+        true
+    }
+
+    /// Jobs that wait.
+    pub fn len(&self) -> u64 {
+        self.tickets.len() as u64
+    }
+
+    /// Whether any job waits that may be served.
+    pub fn is_servable(&self) -> bool {
+        self.tenants.sharers() > 0
+    }
+
+    /// Jobs that would be served before one that joined now, if all jobs cost the same.
+    pub fn before_new(&self, tenant: &TenantId, flow: &Flow) -> u64 {
+        let in_flow = self.flows.get(tenant).map_or(0, |flows| flows.jobs(flow));
+        self.before(tenant, in_flow, u64::from(in_flow == 0), u64::from(self.tenants.jobs(tenant) == 0))
+    }
+
+    /// Jobs that would be served before this waiting one, if all jobs cost the same. Counts those of
+    /// its flow: for views only.
+    pub fn position(&self, row: &JobRow) -> u64 {
+        let Some(waiting) = self.tickets.get(&row.job_id) else { return 0 };
+        let lanes = self.groups.values();
+        let in_flow = lanes.map(|l| l.before(&row.tenant, &row.session_id, &waiting.ticket)).sum();
+        self.before(&row.tenant, in_flow, 0, 0).min(self.len().saturating_sub(1))
+    }
+
+    /// In each round every tenant is served once, and in each of a tenant's rounds every flow.
+    fn before(&self, tenant: &TenantId, in_flow: u64, new_flow: u64, new_tenant: u64) -> u64 {
+        let flows = self.flows.get(tenant).map_or(0, Shares::sharers) + new_flow;
+        let of_tenant = self.tenants.jobs(tenant);
+        let in_tenant = in_flow.saturating_add(1).saturating_mul(flows).saturating_sub(1).min(of_tenant);
+        let tenants = self.tenants.sharers() + new_tenant;
+        in_tenant.saturating_add(1).saturating_mul(tenants.max(1)).saturating_sub(1).min(self.len())
+    }
+
+    fn take(&mut self, row: &JobRow, to_serve: bool) -> bool {
+        let Some(waiting) = self.tickets.remove(&row.job_id) else { return false };
+        let group = Group::of(&row.placement);
+        let spot = spot(&self.tenants, &self.flows, row);
+        if waiting.aged {
+            take_from(&mut self.aged, &group, &spot, &waiting.ticket, to_serve);
+        }
+        take_from(&mut self.groups, &group, &spot, &waiting.ticket, to_serve);
+        true
+    }
+
+    fn leave(&mut self, row: &JobRow) {
+        self.tenants.leave(&row.tenant);
+        if self.tenants.jobs(&row.tenant) == 0 {
+            self.flows.remove(&row.tenant);
+        } else if let Some(flows) = self.flows.get_mut(&row.tenant) {
+            flows.leave(&row.session_id);
+        }
+    }
+
+    fn move_tenant(&mut self, tenant: &TenantId, moved: Moved) {
+        self.all_lanes().for_each(|lanes| lanes.move_tenant(tenant, moved));
+    }
+
+    fn move_flow(&mut self, row: &JobRow, moved: Moved) {
+        self.all_lanes().for_each(|lanes| lanes.move_flow(&row.tenant, &row.session_id, moved));
+    }
+
+    fn all_lanes(&mut self) -> impl Iterator<Item = &mut Lanes> {
+        self.groups.values_mut().chain(self.aged.values_mut())
+    }
+}
+
+fn spot<'a>(
+    tenants: &Shares<TenantId>,
+    flows: &BTreeMap<TenantId, Shares<Flow>>,
+    row: &'a JobRow,
+) -> Spot<'a> {
+    Spot {
+        tenant: &row.tenant,
+        tenant_at: (!tenants.is_blocked(&row.tenant)).then(|| tenants.counter(&row.tenant)),
+        flow: &row.session_id,
+        flow_at: flows.get(&row.tenant).map_or(0, |flows| flows.counter(&row.session_id)),
+    }
+}
+
+fn take_from(
+    groups: &mut BTreeMap<Group, Lanes>,
+    group: &Group,
+    spot: &Spot<'_>,
+    ticket: &Ticket,
+    to_serve: bool,
+) {
+    let Some(lanes) = groups.get_mut(group) else { return };
+    lanes.take(spot, ticket, to_serve);
+    if lanes.is_empty() {
+        groups.remove(group);
+    }
+}
+
+fn first<'a>(groups: &'a BTreeMap<Group, Lanes>, without: &BTreeSet<Group>) -> Option<(&'a Group, JobId)> {
+    let open = groups.iter().filter(|(group, _)| !without.contains(group));
+    let heads = open.filter_map(|(group, lanes)| lanes.head().map(|head| (head, group)));
+    heads.min().map(|(Head { job_id, .. }, group)| (group, job_id))
+}
+
+/// `to - from`, as far as it can be told.
+fn signed(to: u64, from: u64) -> i64 {
+    let size = i64::try_from(to.abs_diff(from)).unwrap_or(i64::MAX);
+    if to < from { -size } else { size }
+}

@@ -1,0 +1,28 @@
+//! What a job demands of a worker: jobs of one group fit the same workers.
+
+use std::collections::BTreeSet;
+
+use api_types::task::Placement;
+use api_types::{PoolId, WorkerId};
+use serde::{Deserialize, Serialize};
+
+/// What a job demands of a worker besides the model. What it merely prefers is not part of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Group {
+    pool: Option<PoolId>,
+    worker: Option<WorkerId>,
+    require: BTreeSet<String>,
+    avoid: BTreeSet<String>,
+}
+
+impl Group {
+    /// The group of jobs with this placement.
+    pub fn of(placement: &Placement) -> Self {
+        Self {
+            pool: placement.pool.clone(),
+            worker: placement.worker.clone(),
+            require: placement.require.iter().cloned().collect(),
+            avoid: placement.avoid.iter().cloned().collect(),
+        }
+    }
+}
