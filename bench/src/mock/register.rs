@@ -44,6 +44,7 @@ async fn live(orchestrator: SocketAddr, mock: &Mock) -> anyhow::Result<()> {
             slots_busy: u32::try_from(busy).unwrap_or(SLOTS),
             runs,
             free_memory_bytes: 1 << 34,
+            prefixes: None,
         };
         let path = format!("/v2/workers/{}/heartbeat", mock.worker_id);
         let answer: HeartbeatReply = call(&mut connection, &path, &beat).await?;

@@ -14,6 +14,39 @@ pub const MAX_BLOCKS: usize = 128;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockHash(pub u64);
 
+/// What a worker still holds of a prompt that it ran: the hash of the last whole block, and how many
+/// blocks that makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RetainedPrefix {
+    /// Hash of the deepest block, 16 hex digits.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub deepest: BlockHash,
+    /// Blocks from the prompt's start, 1 to [`MAX_BLOCKS`].
+    pub blocks: u32,
+}
+
+impl BlockHash {
+    fn parse(digits: &[u8]) -> Option<Self> {
+        let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
+        u64::from_str_radix(digits, 16).ok().map(Self)
+    }
+}
+
+impl Serialize for BlockHash {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:016x}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for BlockHash {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let hash = Some(text.as_bytes()).filter(|digits| digits.len() == 16).and_then(Self::parse);
+        hash.ok_or_else(|| serde::de::Error::custom("a block's hash must be 16 hex digits"))
+    }
+}
+
 /// The hashes of a prompt's whole blocks of [`BLOCK_BYTES`], first to last, at most
 /// [`MAX_BLOCKS`]. On the wire 16 hex digits per block, joined.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,11 +92,7 @@ impl std::str::FromStr for PrefixChain {
         if text.len() % 16 != 0 || text.len() / 16 > MAX_BLOCKS {
             return Err(invalid());
         }
-        let block = |digits: &[u8]| {
-            let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
-            u64::from_str_radix(digits, 16).ok().map(BlockHash)
-        };
-        let blocks: Option<Box<[BlockHash]>> = text.as_bytes().chunks(16).map(block).collect();
+        let blocks: Option<Box<[BlockHash]>> = text.as_bytes().chunks(16).map(BlockHash::parse).collect();
         blocks.map(Self).ok_or_else(invalid)
     }
 }
@@ -104,5 +133,14 @@ mod tests {
         for wrong in ["0", "+000000000000001", "000000000000000g", &"0".repeat(16 * 129)] {
             assert!(wrong.parse::<PrefixChain>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_a_worker_holds_survives_the_wire_with_its_leading_zeros() {
+        let held = RetainedPrefix { deepest: BlockHash(0xabc), blocks: 7 };
+        let text = serde_json::to_string(&held).expect("an object");
+        assert_eq!(text, r#"{"deepest":"0000000000000abc","blocks":7}"#);
+        assert_eq!(serde_json::from_str::<RetainedPrefix>(&text).expect("well formed"), held);
+        assert!(serde_json::from_str::<RetainedPrefix>(r#"{"deepest":"abc","blocks":7}"#).is_err());
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorDetail;
 use crate::id::{Attempt, Incarnation, InstanceId, PoolId, WorkerId};
+use crate::prefix::{PrefixChain, RetainedPrefix};
 use crate::sampling::request_with_sampling;
 use crate::task::ChatMessage;
 
@@ -13,6 +14,9 @@ pub const HEARTBEAT_MS: u64 = 3_000;
 pub const SUSPECT_MS: u64 = 6_000;
 /// A worker silent for this long is lost: its jobs go on elsewhere or fail.
 pub const LOST_MS: u64 = 10_000;
+/// The capability of a worker that keeps the KV cache of prompts it ran, so that the same start need
+/// not be prefilled again. Such a worker takes `prefix` in `/execute` and reports what it keeps.
+pub const PREFIX_CACHE: &str = "prefix_cache";
 
 request_with_sampling! {
     /// `POST /execute`: run one attempt of a job and stream its events.
@@ -45,6 +49,10 @@ request_with_sampling! {
         /// Milliseconds the run may take from now; it ends with `DEADLINE_EXCEEDED` after that.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub time_limit_ms: Option<u64>,
+        /// The start of the prompt as the orchestrator's hashes, by which the worker reports what it
+        /// keeps. Only for workers with the capability `prefix_cache`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub prefix: Option<PrefixChain>,
     }
 }
 
@@ -201,6 +209,10 @@ pub struct HeartbeatCall {
     pub runs: Vec<RunRef>,
     /// Free memory of its device (of the machine, on a CPU), in bytes.
     pub free_memory_bytes: u64,
+    /// What it keeps of prompts that came with their hashes; absent when it does not tell. What it
+    /// does not list is taken as gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefixes: Option<Vec<RetainedPrefix>>,
 }
 
 /// Answer to [`HeartbeatCall`]. An unknown or old incarnation is answered with

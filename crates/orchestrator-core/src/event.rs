@@ -2,6 +2,7 @@
 
 use api_types::error::ErrorDetail;
 use api_types::event::RunEnd;
+use api_types::prefix::RetainedPrefix;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode};
 use api_types::worker::{WorkerFacts, WorkerStatus};
 use api_types::{
@@ -68,6 +69,8 @@ pub enum Event {
         runs: Vec<Run>,
         /// Free memory of its device, in bytes.
         free_memory_bytes: u64,
+        /// What it keeps of prompts in its KV cache, when it tells.
+        prefixes: Option<Vec<RetainedPrefix>>,
     },
     /// A worker (or its pool) says that it cannot go on. Answered with `Done` where a caller waits.
     WorkerFailed {

@@ -126,6 +126,7 @@ impl Orchestrator {
         let Some(worker) = self.registry.get_mut(worker_id) else { return };
         worker.gone = Some(Gone { at: turn.now, state, by_silence });
         let error = gone_error(worker, turn.now);
+        self.prefixes.forget(worker.row.incarnation);
         turn.workers_touched.insert(worker_id.clone());
         let said_so = worker.failure.as_ref().is_some_and(|error| error.code == ErrorCode::ShuttingDown);
         let has_drained = state == WorkerState::Failed && (worker.row.draining || said_so);

@@ -6,6 +6,7 @@
 //! the same steps.
 
 mod admit;
+mod affinity;
 mod alarms;
 mod cancel;
 mod ended;
@@ -23,6 +24,7 @@ mod orchestrator;
 mod place;
 pub mod policy;
 mod pool;
+mod prefix;
 mod queue;
 pub mod quota;
 mod recover;

@@ -14,6 +14,7 @@ use crate::event::Event;
 use crate::job::Job;
 use crate::model::Catalogs;
 use crate::policy::{NoScripts, PolicySlot, PolicyStanding, Scripts};
+use crate::prefix::PrefixIndex;
 use crate::queue::Queue;
 use crate::quota::Tenants;
 use crate::register::{Beat, Introduction};
@@ -34,6 +35,7 @@ pub struct Orchestrator {
     pub(crate) queue: Queue,
     pub(crate) tenants: Tenants,
     pub(crate) registry: Registry,
+    pub(crate) prefixes: PrefixIndex,
     pub(crate) pools: BTreeMap<PoolId, PoolRow>,
     pub(crate) catalogs: Catalogs,
     pub(crate) memory: Memory,
@@ -67,6 +69,7 @@ impl Orchestrator {
             queue: Queue::default(),
             tenants: Tenants::default(),
             registry: Registry::new(Incarnation(1)),
+            prefixes: PrefixIndex::default(),
             pools: BTreeMap::new(),
             catalogs: Catalogs::new(),
             memory: Memory::default(),
@@ -105,8 +108,10 @@ impl Orchestrator {
                 status,
                 runs,
                 free_memory_bytes,
+                prefixes,
             } => {
-                let beat = Beat { worker_id, incarnation, instance, status, runs, free_memory_bytes };
+                let beat =
+                    Beat { worker_id, incarnation, instance, status, runs, free_memory_bytes, prefixes };
                 self.worker_heartbeat(request, beat, turn);
             }
             Event::WorkerFailed { request, worker_id, instance, error } => {
@@ -143,7 +148,9 @@ impl Orchestrator {
     /// Whether every index says what a look at everything finds, as of the last event or timeout.
     /// For tests and the simulation.
     pub fn indexes_are_exact(&self) -> bool {
+        let is_current = |incarnation| self.registry.is_living(incarnation);
         self.registry.openings_are_exact(&self.settings, self.seen)
+            && self.prefixes.incarnations().all(is_current)
     }
 
     /// Makes the next event or timeout take the branches that it took when its step was recorded

@@ -6,10 +6,11 @@ use api_types::task::{Candidate, Decision, Placement};
 use api_types::worker::WorkerState;
 use api_types::{JobId, PoolId, SessionId, WorkerId};
 
+use crate::affinity::Affinity;
 use crate::event::RunKey;
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
-use crate::policy::{Hook, JobFacts, MAX_SCORED, PolicyLog, Score, WorkerLoad};
+use crate::policy::{Hook, JobFacts, LeastLoaded, MAX_SCORED, PolicyLog, Score, WorkerLoad};
 use crate::queue::Next;
 use crate::row::JobRow;
 use crate::settings::Settings;
@@ -44,7 +45,9 @@ impl Orchestrator {
 
     /// Whether a worker could take this job at once. The index must be up to date.
     pub(crate) fn has_opening_for(&self, row: &JobRow, now: Time) -> bool {
-        self.shortlist(row).into_iter().any(|worker| fits(row, worker) && worker.is_open(&self.settings, now))
+        self.shortlist(row, &self.affinity(row))
+            .into_iter()
+            .any(|worker| fits(row, worker) && worker.is_open(&self.settings, now))
     }
 
     fn place_job(&mut self, next: &Next, turn: &mut Turn) -> bool {
@@ -67,10 +70,13 @@ impl Orchestrator {
     /// beside the live one, without effect.
     pub(crate) fn decide(&self, row: &JobRow, turn: &mut Turn) -> Option<(Decision, WorkerId)> {
         let now = turn.now;
+        let affinity = self.affinity(row);
+        let looked_at = self.looked_at(row, &affinity);
         let (feasible, ruled_out) =
-            feasible_workers(row, self.looked_at(row).into_iter(), RULED_OUT_KEPT, &self.settings, now);
+            feasible_workers(row, looked_at.into_iter(), RULED_OUT_KEPT, &self.settings, now);
+        let feasible = self.most_promising(row, feasible, &affinity, now);
         let facts = self.job_facts(row, now);
-        let loads = self.loads(&feasible, now);
+        let loads = self.loads(&feasible, &affinity, now);
         let (scores, policy) = self.policy.score(&facts, &loads, &mut turn.policy);
         let scored = rank_workers(row, &feasible, &scores, policy);
         let picked = pick_worker(&scored);
@@ -90,6 +96,7 @@ impl Orchestrator {
 
     /// What a placement of this waiting job would look like now, with every worker of the registry.
     pub(crate) fn speculate(&self, row: &JobRow, now: Time) -> Decision {
+        let affinity = self.affinity(row);
         let (feasible, ruled_out) =
             feasible_workers(row, self.registry.all(), usize::MAX, &self.settings, now);
         let facts = self.job_facts(row, now);
@@ -97,7 +104,7 @@ impl Orchestrator {
         let (mut scored, mut policy) = (Vec::new(), self.policy.live_name());
         for few in feasible.chunks(MAX_SCORED) {
             let scores;
-            (scores, policy) = self.policy.score(&facts, &self.loads(few, now), &mut unkept);
+            (scores, policy) = self.policy.score(&facts, &self.loads(few, &affinity, now), &mut unkept);
             scored
                 .extend(few.iter().zip(scores).map(|(worker, score)| candidate(row, worker, score, policy)));
         }
@@ -106,8 +113,38 @@ impl Orchestrator {
         self.record(row, policy, scored, ruled_out, picked, now)
     }
 
-    fn loads<'a>(&'a self, workers: &[&'a Worker], now: Time) -> Vec<WorkerLoad<'a>> {
-        workers.iter().map(|worker| self.worker_load(worker, now)).collect()
+    /// As many as a policy may be shown: the best by the built-in policy.
+    fn most_promising<'a>(
+        &'a self,
+        row: &JobRow,
+        mut feasible: Vec<&'a Worker>,
+        affinity: &Affinity<'_>,
+        now: Time,
+    ) -> Vec<&'a Worker> {
+        if feasible.len() > MAX_SCORED {
+            let points = |worker| LeastLoaded::points(&self.load(worker, affinity, now)) + wish(row, worker);
+            feasible.sort_by(|a, b| points(b).total_cmp(&points(a)));
+            feasible.truncate(MAX_SCORED);
+        }
+        feasible
+    }
+
+    fn loads<'a>(
+        &'a self,
+        workers: &[&'a Worker],
+        affinity: &Affinity<'_>,
+        now: Time,
+    ) -> Vec<WorkerLoad<'a>> {
+        workers.iter().map(|worker| self.load(worker, affinity, now)).collect()
+    }
+
+    fn load<'a>(&'a self, worker: &'a Worker, affinity: &Affinity<'_>, now: Time) -> WorkerLoad<'a> {
+        let worker_id = &worker.row.facts.worker_id;
+        WorkerLoad {
+            prefix_share: affinity.prefix_share(worker_id),
+            session_here: affinity.session_here(worker_id),
+            ..self.worker_load(worker, now)
+        }
     }
 
     /// What a policy may know of a worker.
@@ -183,6 +220,7 @@ impl Orchestrator {
         turn.tell_job(job);
         turn.workers_touched.insert(worker_id.clone());
         self.registry.hold_slot(&run);
+        self.prompt_given(&run, turn.now);
     }
 }
 
@@ -200,6 +238,7 @@ pub(crate) fn open_stream(
         uri: worker.row.facts.uri.clone(),
         secret: worker.row.secret.clone(),
         first_event_id: crate::job::FIRST_EVENT_ID,
+        prefix: worker.keeper().is_some_and(|_| !job.row.prefix.is_empty()).then(|| job.row.prefix.clone()),
         time_limit_ms: job.row.deadline.map_or(limit, |deadline| limit.min(deadline.since(now))),
     }
 }

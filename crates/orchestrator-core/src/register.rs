@@ -1,5 +1,6 @@
 //! Workers that introduce themselves, show that they live, drain, or fail; and what they still hold.
 
+use api_types::prefix::RetainedPrefix;
 use api_types::worker::{WorkerFacts, WorkerState, WorkerStatus};
 use api_types::{ErrorCode, ErrorDetail, Incarnation, InstanceId, PROTOCOL, WorkerId};
 use serde_json::json;
@@ -40,6 +41,8 @@ pub(crate) struct Beat {
     pub runs: Vec<Run>,
     /// Free memory of its device, in bytes.
     pub free_memory_bytes: u64,
+    /// What it keeps of prompts in its KV cache, when it tells.
+    pub prefixes: Option<Vec<RetainedPrefix>>,
 }
 
 impl Orchestrator {
@@ -103,6 +106,9 @@ impl Orchestrator {
         let same_process = |old: &&Worker| old.row.facts.instance == new.facts.instance;
         let draining = self.registry.get(&worker_id).filter(same_process).is_some_and(|old| old.row.draining);
         self.lose_runs(&worker_id, &restarted(&worker_id), turn);
+        if let Some(old) = self.registry.get(&worker_id) {
+            self.prefixes.forget(old.row.incarnation);
+        }
         let row = WorkerRow {
             facts: new.facts,
             incarnation,
@@ -132,6 +138,9 @@ impl Orchestrator {
         let drain = worker.row.draining;
         turn.to_place.insert(worker.row.facts.model.clone());
         turn.workers_touched.insert(beat.worker_id.clone());
+        if let Some(kept) = &beat.prefixes {
+            self.prefixes_reported(&beat.worker_id, kept, turn.now);
+        }
         let drop_runs = self.reconcile(&beat.worker_id, &beat.runs, turn);
         turn.answer(request, Answer::Heartbeat { drop_runs, drain });
         if beat.status == WorkerStatus::Failed {

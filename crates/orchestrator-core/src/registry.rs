@@ -127,6 +127,11 @@ impl Registry {
         &self.openings
     }
 
+    /// Whether a start of a worker is its current one and not given up. Looks at every worker.
+    pub fn is_living(&self, incarnation: Incarnation) -> bool {
+        self.all().any(|worker| worker.row.incarnation == incarnation && worker.gone.is_none())
+    }
+
     /// Whether the index says what a look at every worker finds.
     pub fn openings_are_exact(&self, settings: &Settings, now: Time) -> bool {
         let mut from_scratch = Openings::default();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use api_types::{PoolId, WorkerId};
 
+use crate::affinity::Affinity;
 use crate::orchestrator::Orchestrator;
 use crate::row::JobRow;
 use crate::worker::Worker;
@@ -11,7 +12,7 @@ use crate::worker::Worker;
 /// Workers without affinity that a policy gets to see, about: the least loaded of each class that
 /// meets the job's demands, and at least two of each. The built-in policy's best is always among
 /// them; a script chooses among these.
-pub(crate) const BREADTH: usize = 32;
+const BREADTH: usize = 16;
 /// Workers that cannot take the job and are looked at to say why, on top of those with affinity.
 const RULED_OUT_LOOKED_AT: usize = 4;
 
@@ -20,13 +21,13 @@ impl Orchestrator {
     /// the job prefers and those that hold something of it. Some of them may not be able to.
     ///
     /// The index must be up to date.
-    pub(crate) fn shortlist(&self, row: &JobRow) -> Vec<&Worker> {
-        self.find(row).workers.into_values().collect()
+    pub(crate) fn shortlist(&self, row: &JobRow, affinity: &Affinity<'_>) -> Vec<&Worker> {
+        self.find(row, affinity).workers.into_values().collect()
     }
 
     /// The shortlist, and a few workers of the model that cannot take the job, to say why.
-    pub(crate) fn looked_at(&self, row: &JobRow) -> Vec<&Worker> {
-        let mut found = self.find(row);
+    pub(crate) fn looked_at(&self, row: &JobRow, affinity: &Affinity<'_>) -> Vec<&Worker> {
+        let mut found = self.find(row, affinity);
         let openings = self.registry.openings();
         let closed = openings.closed(&row.model).take(RULED_OUT_LOOKED_AT);
         let unfit = openings.unfit(&row.model, &row.placement).take(RULED_OUT_LOOKED_AT);
@@ -34,14 +35,14 @@ impl Orchestrator {
         found.workers.into_values().collect()
     }
 
-    fn find<'r>(&self, row: &'r JobRow) -> Found<'_, 'r> {
+    fn find<'r>(&self, row: &'r JobRow, affinity: &Affinity<'_>) -> Found<'_, 'r> {
         let mut found = Found { brain: self, row, workers: BTreeMap::new() };
         if let Some(asked) = &row.placement.worker {
             found.add(asked);
             return found;
         }
         let best = self.registry.openings().best(&row.model, &row.placement, BREADTH);
-        best.into_iter().for_each(|worker_id| found.add(worker_id));
+        best.into_iter().chain(affinity.workers()).for_each(|worker_id| found.add(worker_id));
         row.placement.prefer.iter().for_each(|name| found.add_called(name));
         found
     }

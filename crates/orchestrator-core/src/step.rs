@@ -3,7 +3,7 @@
 use api_types::error::ErrorDetail;
 use api_types::event::{Eta, TaskEvent};
 use api_types::task::{Decision, TaskStatus};
-use api_types::{Attempt, Incarnation, JobId, PoolId, WorkerId};
+use api_types::{Attempt, Incarnation, JobId, PoolId, PrefixChain, WorkerId};
 
 use crate::estimate::Estimates;
 use crate::event::{RequestId, Run, RunKey};
@@ -156,6 +156,8 @@ pub struct OpenStream {
     pub first_event_id: u64,
     /// Milliseconds the run may take.
     pub time_limit_ms: u64,
+    /// The start of the prompt, for a worker that keeps prompts and reports them by their hashes.
+    pub prefix: Option<PrefixChain>,
 }
 
 /// What a waiting caller is told.

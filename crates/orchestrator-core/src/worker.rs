@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use api_types::worker::{WorkerState, WorkerStatus, WorkerView};
+use api_types::worker::{PREFIX_CACHE, WorkerState, WorkerStatus, WorkerView};
 use api_types::{Attempt, ErrorDetail, InstanceId, JobId};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Run;
 use crate::policy::LeastLoaded;
+use crate::prefix::Keeper;
 use crate::row::WorkerRow;
 use crate::settings::Settings;
 use crate::time::Time;
@@ -165,6 +166,17 @@ impl Worker {
         self.state(settings, now) == WorkerState::Ready
             && self.slots_free() > 0
             && self.paused_until.is_none_or(|until| until <= now)
+    }
+
+    /// It, as the prefix index knows it; `None` when it keeps no prompts.
+    pub fn keeper(&self) -> Option<Keeper<'_>> {
+        let facts = &self.row.facts;
+        facts.capabilities.iter().any(|has| has == PREFIX_CACHE).then(|| Keeper {
+            worker_id: &facts.worker_id,
+            incarnation: self.row.incarnation,
+            model: &facts.model,
+            slots: facts.slots,
+        })
     }
 
     /// What the built-in policy thinks of it for a job that it holds nothing of.

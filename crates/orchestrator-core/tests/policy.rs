@@ -243,6 +243,7 @@ fn a_cut_of_the_watchdog_is_in_the_step_and_a_replay_takes_the_same_branch() {
             status: api_types::worker::WorkerStatus::Ready,
             runs: vec![],
             free_memory_bytes: 0,
+            prefixes: None,
         };
         replayed.handle_event(beat, world.now);
     }

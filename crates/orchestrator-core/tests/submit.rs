@@ -51,6 +51,7 @@ fn a_job_goes_from_submission_to_its_end() {
             secret: None,
             first_event_id: 1,
             time_limit_ms: 300_000,
+            prefix: None,
         }),
     ];
     assert_eq!(acts(&step), expected);

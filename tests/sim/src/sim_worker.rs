@@ -283,6 +283,7 @@ impl World {
                 status,
                 runs,
                 free_memory_bytes: 0,
+                prefixes: None,
             },
         })
     }

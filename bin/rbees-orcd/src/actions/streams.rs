@@ -33,6 +33,7 @@ impl Actions {
             first_event_id: Some(open.first_event_id),
             model: Some(row.model.clone()),
             time_limit_ms: Some(open.time_limit_ms),
+            prefix: open.prefix,
             ..ExecuteRequest::default()
         };
         let worker = self.workers.at(&open.uri, open.secret.as_deref()).with_correlation(&row.correlation_id);

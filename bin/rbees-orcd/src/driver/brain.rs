@@ -164,6 +164,7 @@ impl Brain {
             instance: health.facts.instance,
             status: health.status,
             free_memory_bytes: 0,
+            prefixes: None,
         })
     }
 

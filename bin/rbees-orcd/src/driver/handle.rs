@@ -198,6 +198,7 @@ impl Handle {
                 status: call.status,
                 runs: our_runs(&call.runs),
                 free_memory_bytes: call.free_memory_bytes,
+                prefixes: call.prefixes,
             })
             .await?;
         match answer {

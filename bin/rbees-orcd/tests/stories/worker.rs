@@ -99,6 +99,7 @@ impl Worker {
                     slots_busy: 0,
                     runs: worker.runs(),
                     free_memory_bytes: 1 << 30,
+                    prefixes: None,
                 };
                 if orchestrator.heartbeat(&facts.worker_id, &call).await.is_err() {
                     return;

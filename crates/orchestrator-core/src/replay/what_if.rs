@@ -279,6 +279,8 @@ fn with_runs(event: Event, listed: Vec<Run>) -> Event {
             status,
             runs: listed,
             free_memory_bytes,
+            // What workers kept followed from the placements on record; here it follows from these.
+            prefixes: None,
         },
         other => other,
     }

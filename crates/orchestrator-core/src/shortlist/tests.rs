@@ -2,8 +2,9 @@
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+use api_types::prefix::BlockHash;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
-use api_types::worker::{WorkerFacts, WorkerState, WorkerStatus};
+use api_types::worker::{PREFIX_CACHE, WorkerFacts, WorkerState, WorkerStatus};
 use api_types::{Attempt, Incarnation, InstanceId, JobId, PROTOCOL, PrefixChain, TenantId, WorkerId};
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -22,17 +23,54 @@ const BACKENDS: [&str; 3] = ["cpu", "cuda", "metal"];
 /// Something that befalls a fleet.
 #[derive(Debug, Clone)]
 enum Op {
-    Register { n: u8, model: u8, pool: u8, backend: u8, chat: bool, slots: u8, status: WorkerStatus },
-    Beat { n: u8, status: WorkerStatus, free_memory: u64 },
-    Hold { n: u8 },
-    Free { n: u8 },
-    Pause { n: u8, ms: u16 },
-    BreakProtocol { n: u8 },
-    Drain { n: u8 },
-    GiveUp { n: u8 },
-    Pass { ms: u16 },
+    Register {
+        n: u8,
+        model: u8,
+        pool: u8,
+        backend: u8,
+        chat: bool,
+        slots: u8,
+        status: WorkerStatus,
+    },
+    Beat {
+        n: u8,
+        status: WorkerStatus,
+        free_memory: u64,
+    },
+    Hold {
+        n: u8,
+    },
+    Free {
+        n: u8,
+    },
+    Pause {
+        n: u8,
+        ms: u16,
+    },
+    BreakProtocol {
+        n: u8,
+    },
+    Drain {
+        n: u8,
+    },
+    GiveUp {
+        n: u8,
+    },
+    Pass {
+        ms: u16,
+    },
     Timeouts,
-    Place(Box<Placement>, u8, Option<u8>),
+    /// It is given a prompt of so many blocks, one that grows out of the other.
+    Give {
+        n: u8,
+        blocks: u8,
+    },
+    Place {
+        placement: Box<Placement>,
+        model: u8,
+        last: Option<u8>,
+        blocks: u8,
+    },
 }
 
 fn status() -> impl Strategy<Value = WorkerStatus> {
@@ -85,7 +123,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => n().prop_map(|n| Op::GiveUp { n }),
         2 => any::<u16>().prop_map(|ms| Op::Pass { ms: ms / 16 }),
         1 => Just(Op::Timeouts),
-        8 => (placement(), 0_u8..2, prop::option::of(n())).prop_map(|(p, model, last)| Op::Place(p, model, last)),
+        3 => (n(), 0_u8..9).prop_map(|(n, blocks)| Op::Give { n, blocks }),
+        8 => (placement(), 0_u8..2, prop::option::of(n()), 0_u8..9).prop_map(
+            |(placement, model, last, blocks)| Op::Place { placement, model, last, blocks }
+        ),
     ]
 }
 
@@ -97,6 +138,7 @@ fn facts(n: u8, model: u8, pool: u8, backend: u8, chat: bool, slots: u8) -> Work
     let backend = BACKENDS[usize::from(backend)];
     let mut capabilities = vec!["completion".to_owned()];
     capabilities.extend(chat.then(|| "chat".to_owned()));
+    capabilities.extend((n % 2 == 0).then(|| PREFIX_CACHE.to_owned()));
     WorkerFacts {
         worker_id: id(n),
         instance: InstanceId(Uuid::from_u128(u128::from(n))),
@@ -184,7 +226,11 @@ impl Fleet {
             Op::Timeouts => {
                 self.brain.handle_timeout(now);
             }
-            Op::Place(placement, model, last) => self.place(*placement, model, last),
+            Op::Give { n, blocks } => {
+                let keeper = self.brain.registry.get(&id(n)).and_then(|worker| worker.keeper());
+                keeper.into_iter().for_each(|keeper| self.brain.prefixes.note(keeper, &prompt(blocks), now));
+            }
+            Op::Place { placement, model, last, blocks } => self.place(*placement, model, last, blocks),
         }
     }
 
@@ -199,15 +245,20 @@ impl Fleet {
     }
 
     /// The shortlist's best is the best of all.
-    fn place(&mut self, placement: Placement, model: u8, last: Option<u8>) {
+    fn place(&mut self, placement: Placement, model: u8, last: Option<u8>, blocks: u8) {
         self.jobs += 1;
-        let row = job_row(self.jobs, placement, MODELS[usize::from(model)], last);
+        let mut row = job_row(self.jobs, placement, MODELS[usize::from(model)], last);
+        row.prefix = prompt(blocks);
         self.brain.registry.refresh(&self.brain.settings, self.now);
         let short = self.brain.decide(&row, &mut Turn::new(self.now)).map(|(_, picked)| picked);
         let full = self.brain.speculate(&row, self.now).picked;
         assert_eq!(short, full, "{row:?}");
         assert_eq!(self.brain.has_opening_for(&row, self.now), full.is_some());
     }
+}
+
+fn prompt(blocks: u8) -> PrefixChain {
+    PrefixChain::new((0..u64::from(blocks)).map(BlockHash))
 }
 
 fn job_row(n: u128, placement: Placement, model: &str, last: Option<u8>) -> JobRow {
@@ -219,7 +270,7 @@ fn job_row(n: u128, placement: Placement, model: &str, last: Option<u8>) -> JobR
         chat: false,
         tenant: TenantId::default(),
         session_id: None,
-        prompt_bytes: 4_000,
+        prompt_bytes: 10_000,
         prefix: PrefixChain::default(),
         max_tokens: None,
         priority: Priority::Interactive,

@@ -194,6 +194,7 @@ impl World {
             status: WorkerStatus::Ready,
             runs,
             free_memory_bytes: 0,
+            prefixes: None,
         })
     }
 
