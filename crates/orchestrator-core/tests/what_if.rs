@@ -119,6 +119,7 @@ impl Session {
             status: WorkerStatus::Ready,
             runs,
             free_memory_bytes: 1 << 30,
+            prefixes: None,
         });
     }
 
