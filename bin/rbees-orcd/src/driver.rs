@@ -9,6 +9,7 @@
 mod brain;
 mod desk;
 pub mod handle;
+mod hold;
 mod journal;
 mod prepare;
 pub mod requests;
@@ -28,6 +29,7 @@ pub use self::handle::{Accepted, CheckedTask, Handle};
 use crate::actions::Actions;
 use crate::clock::Clock;
 use crate::hashes::HashKey;
+use crate::store::housekeeping::Housekeeper;
 use crate::store::{Recovered, Store, StoreError};
 
 /// The mailbox of a driver that has not started.
@@ -39,10 +41,11 @@ impl std::fmt::Debug for Mailbox {
     }
 }
 
-/// A way to speak to a driver that is yet to be started. Prompts are hashed under `hash_key`.
-pub fn mailbox(hash_key: HashKey) -> (Handle, Mailbox) {
+/// A way to speak to a driver that is yet to be started. Prompts are hashed under `hash_key`; large
+/// ones are put on disk by `keeper` before the brain hears of them.
+pub fn mailbox(hash_key: HashKey, keeper: Housekeeper) -> (Handle, Mailbox) {
     let desk = Arc::new(Desk::default());
-    (Handle::new(hash_key, Arc::clone(&desk)), Mailbox(desk))
+    (Handle::new(hash_key, keeper, Arc::clone(&desk)), Mailbox(desk))
 }
 
 /// The thread that commits, and that wakes up when something is due.

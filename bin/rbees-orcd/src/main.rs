@@ -9,7 +9,8 @@ use api_types::ErrorCode;
 use clap::{Parser, Subcommand};
 use rbees_orcd::config::{Config, Layers, Problem};
 use rbees_orcd::http::openapi;
-use rbees_orcd::server::{Server, StartError};
+use rbees_orcd::server::{self, DriverError, Server, StartError};
+use rbees_orcd::store::{Class, StoreError};
 use tracing_subscriber::EnvFilter;
 
 /// Requests and tokens come and go by the ten thousand per second; glibc's allocator costs a tenth of each.
@@ -18,10 +19,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Something failed.
 const FAILED: u8 = 1;
+/// The database is damaged, of a newer rbees, or of another program.
+const BAD_DATA: u8 = 65;
 /// Another orchestrator uses the state root.
 const IN_USE: u8 = 73;
 /// The database failed; a restart may help.
 const TRY_AGAIN: u8 = 75;
+/// The database may not be written to.
+const NO_PERMISSION: u8 = 77;
 /// The configuration cannot be used.
 const BAD_CONFIG: u8 = 78;
 
@@ -50,8 +55,17 @@ enum Command {
     /// Looks at the configuration without starting.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Looks at the database of a stopped orchestrator.
+    #[command(subcommand)]
+    Db(DbCommand),
     /// Prints the OpenAPI document.
     Openapi,
+}
+
+#[derive(Debug, Subcommand)]
+enum DbCommand {
+    /// Reads all of it, as a start would and every page beside; says whether it is sound.
+    Check,
 }
 
 #[derive(Debug, Subcommand)]
@@ -76,6 +90,10 @@ fn main() -> ExitCode {
             Err(problems) => refuse_config(&problems),
         },
         Some(Command::Config(ConfigCommand::Show { origin })) => show_config(&layers, *origin),
+        Some(Command::Db(DbCommand::Check)) => match Config::from_layers(&layers) {
+            Ok(config) => check_database(&config),
+            Err(problems) => refuse_config(&problems),
+        },
         None => match Config::from_layers(&layers) {
             Ok(config) => serve(config, cli.ready_file.as_deref()),
             Err(problems) => refuse_config(&problems),
@@ -128,7 +146,10 @@ async fn run(mut server: Server) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(code = "DRIVER_FAILED", %error, "the driver ended; nothing was done that is not on disk");
-            ExitCode::from(TRY_AGAIN)
+            ExitCode::from(match &error {
+                DriverError::Store(error) => sorted_store(error).1,
+                DriverError::Panicked => TRY_AGAIN,
+            })
         }
     }
 }
@@ -200,13 +221,42 @@ fn refuse_config(problems: &[Problem]) -> ExitCode {
 fn sorted(error: &StartError) -> (ErrorCode, u8) {
     match error {
         StartError::InUse { .. } => (ErrorCode::InvalidConfig, IN_USE),
-        StartError::Store(_) => (ErrorCode::StorageFailed, TRY_AGAIN),
+        StartError::Store { error, .. } => sorted_store(error),
         StartError::Bind { error, .. } if error.kind() == std::io::ErrorKind::AddrInUse => {
             (ErrorCode::PortTaken, FAILED)
         }
         StartError::Bind { .. } => (ErrorCode::InvalidConfig, BAD_CONFIG),
+        StartError::Home { error, .. } if is_not_permitted(error) => {
+            (ErrorCode::StorageFailed, NO_PERMISSION)
+        }
         StartError::Home { .. } => (ErrorCode::StorageFailed, FAILED),
         StartError::Thread(_) => (ErrorCode::Internal, FAILED),
+    }
+}
+
+fn sorted_store(error: &StoreError) -> (ErrorCode, u8) {
+    match error.class() {
+        Class::Full => (ErrorCode::StorageFull, TRY_AGAIN),
+        Class::Busy | Class::Broken => (ErrorCode::StorageFailed, TRY_AGAIN),
+        Class::NotWritable => (ErrorCode::StorageFailed, NO_PERMISSION),
+        Class::Unusable => (ErrorCode::StorageFailed, BAD_DATA),
+    }
+}
+
+fn is_not_permitted(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
+}
+
+fn check_database(config: &Config) -> ExitCode {
+    match server::check_database(&config.home) {
+        Ok(report) => say(&format!(
+            "the database is sound: {} jobs, {} of them not ended, {} workers, {} pools\n",
+            report.jobs, report.open, report.workers, report.pools
+        )),
+        Err(error) => {
+            let (code, exit) = sorted(&error);
+            fail(exit, &format!("{code}: {error}"))
+        }
     }
 }
 

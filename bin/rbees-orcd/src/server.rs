@@ -3,7 +3,7 @@
 mod home_lock;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::ids::next_key;
 use crate::metrics::Metrics;
 use crate::pool_directory::PoolDirectory;
 use crate::store::history::History;
-use crate::store::{Store, StoreError};
+use crate::store::{Class, FILE_NAME, Report, Store, StoreError};
 use crate::subscribers::Subscribers;
 
 /// How long open connections may take to finish when the daemon stops.
@@ -58,11 +58,46 @@ pub enum StartError {
         error: std::io::Error,
     },
     /// The database cannot be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    #[error("{}: {error}{}", path.display(), advice(error.class()))]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: StoreError,
+    },
     /// The thread of the driver could not be started.
     #[error("the driver's thread could not be started: {0}")]
     Thread(std::io::Error),
+}
+
+/// What to do about a database that cannot be used.
+const fn advice(class: Class) -> &'static str {
+    match class {
+        Class::Full => "; free some space on its disk and start again",
+        Class::Busy => "; end the program that holds it and start again",
+        Class::NotWritable => "; the orchestrator's user must be able to write to the file and its folder",
+        Class::Unusable => {
+            ". It was left as it is. Restore a copy, or move it away (with its -wal file) to start with an \
+             empty one; `rbees-orcd db check` tells more"
+        }
+        Class::Broken => "; look at the disk before starting again",
+    }
+}
+
+/// Opens the database of a state root that is locked.
+fn open_store(home: &Path) -> Result<Store, StartError> {
+    Store::open(home).map_err(|error| StartError::Store { path: home.join(FILE_NAME), error })
+}
+
+/// Reads the whole database of a state root that no orchestrator uses.
+///
+/// # Errors
+/// When one does, or something is wrong with the database.
+pub fn check_database(home: &Path) -> Result<Report, StartError> {
+    let _lock = HomeLock::take(home)?;
+    let store = open_store(home)?;
+    let unsound = |error| StartError::Store { path: store.path().to_owned(), error };
+    store.check().map_err(unsound)
 }
 
 /// Why the driver ended while nobody asked it to.
@@ -106,8 +141,11 @@ impl Server {
 
         let metrics = Metrics::default();
         let closing = CancellationToken::new();
-        let mut store = Store::open(&config.home)?;
-        let (handle, mailbox) = driver::mailbox(store.hash_key(next_key)?);
+        let mut store = open_store(&config.home)?;
+        let path = store.path().to_owned();
+        let unusable = |error| StartError::Store { path: path.clone(), error };
+        let hash_key = store.hash_key(next_key).map_err(unusable)?;
+        let (handle, mailbox) = driver::mailbox(hash_key, store.keeper().clone());
         let (reports, noted) = (handle.clone(), handle.clone());
         let subscribers = Subscribers::new(
             Box::new(move |job_id, readers| reports.report_later(Event::ReadersChanged { job_id, readers })),
@@ -119,7 +157,8 @@ impl Server {
             Actions::new(runtime, handle.clone(), subscribers.clone(), config.stalls, metrics.clone());
         let history = History::new(store.path().to_owned());
         let driver =
-            Driver::recover(config.settings.clone(), config.retention, store, mailbox, actions.clone())?;
+            Driver::recover(config.settings.clone(), config.retention, store, mailbox, actions.clone())
+                .map_err(unusable)?;
         let driver_ended = start_driver(driver)?;
 
         let pools = PoolDirectory::new(config.home.clone(), url);

@@ -1,88 +1,54 @@
 //! The database: what the brain decided, in one transaction per batch, before anybody acts on it.
 
+mod check;
+mod error;
 pub mod history;
+pub mod housekeeping;
 pub mod journal;
 pub mod migrate;
 mod policy;
+pub mod prompts;
 pub mod record;
+pub mod room;
 mod write;
 
+use std::collections::HashSet;
 use std::fs::OpenOptions;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use api_types::{Attempt, Incarnation, JobId};
 use orchestrator_core::{PoolRow, Rows, Time};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use uuid::Uuid;
 
+pub use self::check::Report;
+pub use self::error::{Class, StoreError};
+use self::housekeeping::{Copied, Housekeeper, StoredRequest, log};
 use self::migrate::{MIGRATIONS, migrate};
+use self::prompts::Prompts;
 use self::record::{JOB_COLUMNS, from_micros, job_from, micros, read_json};
 pub use self::write::{Change, KeptStream};
 use crate::hashes::HashKey;
 
 /// SQLite before this could lose committed data when its log was reset.
 const OLDEST_SQLITE: i32 = 3_051_003;
+/// How long the writer waits for another program that holds the database.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Name of the database in the state root.
 pub const FILE_NAME: &str = "orchestrator.db";
-
-/// Why the database could not be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// SQLite's own report.
-    #[error("the database failed: {0}")]
-    Sqlite(#[from] rusqlite::Error),
-    /// The file could not be made.
-    #[error("{path} could not be opened: {error}")]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// The system's words.
-        error: io::Error,
-    },
-    /// A change of the tables failed and was rolled back.
-    #[error("the migration {name} failed and was rolled back: {error}")]
-    Migration {
-        /// Which one.
-        name: &'static str,
-        /// SQLite's words.
-        error: rusqlite::Error,
-    },
-    /// The file was written by a newer rbees.
-    #[error(
-        "the database is at version {found} and this rbees-orcd knows versions up to {known}: \
-         it was written by a newer rbees. Start that version, or move the file away"
-    )]
-    Newer {
-        /// The file's version.
-        found: i64,
-        /// The newest this build knows.
-        known: usize,
-    },
-    /// The file is some other program's.
-    #[error("the file is a database of another program; move it away or choose another --home")]
-    Foreign,
-    /// A column does not hold what rbees writes.
-    #[error("the database is damaged in {column}: {reason}")]
-    Damaged {
-        /// Table and column.
-        column: &'static str,
-        /// What is odd.
-        reason: String,
-    },
-    /// The SQLite that was linked is too old.
-    #[error("SQLite {found} is linked; 3.51.3 or newer is needed, older ones can lose committed data")]
-    OldSqlite {
-        /// Its version.
-        found: &'static str,
-    },
-}
 
 /// The one connection that writes. Owned by the driver's thread.
 #[derive(Debug)]
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    prompts: Prompts,
+    keeper: Housekeeper,
+    /// Whether the log holds text that was erased from the tables.
+    erased_in_log: bool,
 }
 
 /// What a restart needs beside the brain's own rows.
@@ -105,18 +71,29 @@ impl Store {
         assert_sqlite_version()?;
         let path = home.join(FILE_NAME);
         make_private(&path)?;
+        let prompts = Prompts::open(home)?;
         let mut connection = Connection::open(&path)?;
+        connection.busy_timeout(PATIENCE)?;
         connection.pragma_update(None, "trusted_schema", false)?;
-        connection.busy_timeout(std::time::Duration::from_secs(5))?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "cell_size_check", true)?;
+        let mode: String =
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+        if mode != "wal" {
+            return Err(StoreError::Setting("journal_mode=WAL"));
+        }
+        settle_durability(&connection)?;
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.pragma_update(None, "secure_delete", true)?;
         connection.set_prepared_statement_cache_capacity(64);
         migrate(&mut connection, MIGRATIONS)?;
-        let store = Self { connection, path };
-        // What a crash left in the log may be prompts that were erased from the tables.
-        store.checkpoint()?;
+        check::check_relied_on(&connection)?;
+        let keeper = Housekeeper::start(&path, prompts.clone())?;
+        watch_log(&mut connection, &keeper)?;
+        let mut store = Self { connection, path, prompts, keeper, erased_in_log: true };
+        // What a crash left in the log may be prompts that were erased from the tables; and after a
+        // sync that failed, this is what brings the log's pages to the disk once more.
+        store.empty_log()?;
+        store.sweep_prompts()?;
         Ok(store)
     }
 
@@ -144,17 +121,65 @@ impl Store {
         &self.path
     }
 
+    /// Who works on the disk in the background.
+    pub fn keeper(&self) -> &Housekeeper {
+        &self.keeper
+    }
+
     /// Writes everything in one transaction. When this returns, it survives a power cut.
     ///
     /// # Errors
     /// When SQLite fails; nothing was written then.
     pub fn commit(&mut self, changes: &[Change], now: Time) -> Result<(), StoreError> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut files = Vec::new();
         for change in changes {
-            write::apply(&transaction, change)?;
+            files.extend(write::apply(&transaction, change)?);
+        }
+        if let Some(number) = write::last_number(changes) {
+            write::put_meta(&transaction, "last_number", number)?;
         }
         write::put_meta(&transaction, "last_time", micros(now))?;
         transaction.commit()?;
+        self.after_commit(changes, files)
+    }
+
+    fn after_commit(&mut self, changes: &[Change], files: Vec<JobId>) -> Result<(), StoreError> {
+        for change in changes {
+            match change {
+                Change::InsertJob { request: StoredRequest::File(file), .. } => file.keep(),
+                Change::EndJob { .. } => self.erased_in_log = true,
+                _ => {}
+            }
+        }
+        for job_id in files {
+            self.keeper.erase(job_id);
+        }
+        self.bound_log()
+    }
+
+    /// Keeps the log short: the other thread copies most of it, this one the last few pages.
+    fn bound_log(&self) -> Result<(), StoreError> {
+        let state = self.keeper.log();
+        let pages = state.pages.load(Ordering::Relaxed);
+        let copied = state.copied.load(Ordering::Relaxed).min(pages);
+        if state.nearly_copied.swap(false, Ordering::Relaxed) || pages >= log::MOST {
+            return self.copy_rest();
+        }
+        if pages - copied >= log::STEP {
+            self.keeper.copy_log();
+        }
+        Ok(())
+    }
+
+    /// Without room the log just grows on.
+    fn copy_rest(&self) -> Result<(), StoreError> {
+        let state = self.keeper.log();
+        match housekeeping::passive(&self.connection) {
+            Ok(Copied { copied, .. }) => state.copied.store(copied, Ordering::Relaxed),
+            Err(error) if matches!(error.class(), Class::Full | Class::Busy) => {}
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
@@ -187,9 +212,14 @@ impl Store {
     /// When SQLite fails.
     pub fn request(&self, job_id: JobId) -> Result<Option<Vec<u8>>, StoreError> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT request FROM requests WHERE number = (SELECT number FROM jobs WHERE job_id = ?1)",
+            "SELECT request FROM live WHERE number = (SELECT number FROM jobs WHERE job_id = ?1)",
         )?;
-        Ok(statement.query_row([job_id.uuid().as_bytes()], |row| row.get(0)).optional()?)
+        let row: Option<Option<Vec<u8>>> =
+            statement.query_row([job_id.uuid().as_bytes()], |row| row.get(0)).optional()?;
+        match row {
+            Some(None) => self.prompts.load(job_id).map(Some),
+            in_row => Ok(in_row.flatten()),
+        }
     }
 
     /// Deletes up to `limit` jobs that ended before `before`; says how many there were.
@@ -214,13 +244,50 @@ impl Store {
         journal::prune(&self.connection, before, most_bytes)
     }
 
-    /// Copies the write-ahead log into the file and empties it, so that erased text is gone from
-    /// it too.
+    /// Removes erased text from the log too, where there is any: copies the log into the file and
+    /// empties it. Does nothing while somebody reads; the next call does it then.
     ///
     /// # Errors
     /// When SQLite fails.
-    pub fn checkpoint(&self) -> Result<(), StoreError> {
-        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    pub fn empty_log(&mut self) -> Result<(), StoreError> {
+        if !self.erased_in_log {
+            return Ok(());
+        }
+        // A reader must not hold up the writer here.
+        self.connection.busy_timeout(Duration::ZERO)?;
+        let emptied =
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+        self.connection.busy_timeout(PATIENCE)?;
+        match emptied.map_err(StoreError::from) {
+            Ok(busy) => self.erased_in_log = busy,
+            Err(error) if matches!(error.class(), Class::Full | Class::Busy) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Ends in order: large requests of ended jobs are erased and the log is empty.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.keeper.finish();
+        self.erased_in_log = true;
+        self.empty_log()
+    }
+
+    /// Erases large requests that belong to no job which has not ended: a crash came between.
+    fn sweep_prompts(&self) -> Result<(), StoreError> {
+        let mut statement = self
+            .connection
+            .prepare("SELECT job_id FROM live JOIN jobs USING (number) WHERE live.request IS NULL")?;
+        let living: HashSet<JobId> = statement
+            .query_map([], |row| row.get(0).map(|id| JobId::from_uuid(Uuid::from_bytes(id))))?
+            .collect::<Result<_, _>>()?;
+        let swept = self.prompts.sweep(&living)?;
+        if swept > 0 {
+            tracing::info!(code = "PROMPTS_SWEPT", swept, "requests of ended jobs were erased");
+        }
         Ok(())
     }
 
@@ -240,7 +307,7 @@ impl Store {
 
     fn load_jobs(&self, keys_since: Time) -> Result<Vec<orchestrator_core::JobRow>, StoreError> {
         let mut statement = self.connection.prepare(&format!(
-            "SELECT {JOB_COLUMNS} FROM jobs WHERE ended_at IS NULL
+            "SELECT {JOB_COLUMNS} FROM jobs WHERE number IN (SELECT number FROM live)
              UNION ALL
              SELECT {JOB_COLUMNS} FROM jobs
              WHERE ended_at >= ?1 AND detail ->> '$.idempotency' IS NOT NULL"
@@ -282,8 +349,8 @@ impl Store {
 
     fn load_decisions(&self) -> Result<Vec<(JobId, Attempt, api_types::task::Decision)>, StoreError> {
         let mut statement = self.connection.prepare(
-            "SELECT jobs.job_id, attempt, decision FROM decisions JOIN jobs USING (number)
-             WHERE jobs.ended_at IS NULL ORDER BY number, attempt",
+            "SELECT jobs.job_id, attempt, decision FROM live JOIN decisions USING (number)
+             JOIN jobs USING (number) ORDER BY number, attempt",
         )?;
         let mut found = statement.query([])?;
         let mut decisions = Vec::new();
@@ -296,9 +363,8 @@ impl Store {
     }
 
     fn load_published(&self) -> Result<Vec<(JobId, Vec<u8>)>, StoreError> {
-        let mut statement = self.connection.prepare(
-            "SELECT jobs.job_id, events FROM streams JOIN jobs USING (number) WHERE jobs.ended_at IS NULL",
-        )?;
+        let mut statement =
+            self.connection.prepare("SELECT jobs.job_id, events FROM live JOIN jobs USING (number)")?;
         let mut found = statement.query([])?;
         let mut published = Vec::new();
         while let Some(row) = found.next()? {
@@ -307,6 +373,28 @@ impl Store {
         }
         Ok(published)
     }
+}
+
+/// Every commit reaches the disk before it is answered. A development build can be told not to
+/// (`RBEES_TEST_SYNCHRONOUS=normal`), so that the power-loss test can show that it would notice;
+/// a release build has no such switch.
+fn settle_durability(connection: &Connection) -> Result<(), StoreError> {
+    let weaker = cfg!(debug_assertions)
+        && std::env::var("RBEES_TEST_SYNCHRONOUS").is_ok_and(|level| level == "normal");
+    connection.pragma_update(None, "synchronous", if weaker { "NORMAL" } else { "FULL" })?;
+    Ok(())
+}
+
+/// The log is copied by the housekeeper, not by the commit that happens to fill it; and nothing is
+/// copied by a connection that closes, which may do so because the disk failed.
+fn watch_log(connection: &mut Connection, keeper: &Housekeeper) -> Result<(), StoreError> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    let state = std::sync::Arc::clone(keeper.log());
+    connection.wal_hook(Some(move |_: &mut _, pages| {
+        state.pages.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+        Ok(())
+    }))?;
+    Ok(())
 }
 
 fn assert_sqlite_version() -> Result<(), StoreError> {

@@ -59,6 +59,17 @@ impl Memory {
         self.forget(settings, now);
     }
 
+    /// Forgets a job that was never written down, its key included.
+    pub fn withdraw(&mut self, job_id: JobId) {
+        self.jobs.remove(&job_id);
+        self.jobs_by_age.retain(|(_, other)| *other != job_id);
+        let keys = self.keys.iter().filter(|(_, record)| record.job_id == job_id);
+        if let Some(key) = keys.map(|(key, _)| key.clone()).next() {
+            self.keys.remove(&key);
+            self.keys_by_age.retain(|(_, other)| *other != key);
+        }
+    }
+
     fn forget(&mut self, settings: &Settings, now: Time) {
         while let Some((ended_at, job_id)) = self.jobs_by_age.front() {
             let too_old = now.since(*ended_at) > settings.ended_kept_ms;

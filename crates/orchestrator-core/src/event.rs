@@ -30,6 +30,11 @@ pub enum Event {
         /// The job.
         job_id: JobId,
     },
+    /// The commit that was to write a new job down failed: the job was never in. Not answered.
+    Withdraw {
+        /// The job.
+        job_id: JobId,
+    },
     /// The number of open readers of a job's stream changed.
     ReadersChanged {
         /// The job.

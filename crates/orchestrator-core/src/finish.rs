@@ -35,7 +35,7 @@ impl Orchestrator {
         self.close(job, last_event, false, turn);
     }
 
-    fn take_out(&mut self, job_id: JobId, turn: &mut Turn) -> Option<Job> {
+    pub(crate) fn take_out(&mut self, job_id: JobId, turn: &mut Turn) -> Option<Job> {
         let job = self.jobs.remove(&job_id)?;
         self.queue.remove(&job.row);
         turn.jobs_touched.insert(job_id);

@@ -41,6 +41,7 @@ mod stream;
 pub mod time;
 mod turn;
 pub mod view;
+mod withdraw;
 mod worker;
 
 pub use estimate::{Estimates, Forecast, latest_start};

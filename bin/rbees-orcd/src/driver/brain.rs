@@ -17,7 +17,8 @@ use super::requests::{RequestBody, Requests};
 use super::round::{Act, Round};
 use crate::actions::Actions;
 use crate::clock::Clock;
-use crate::store::{Store, StoreError};
+use crate::store::housekeeping::{PromptFile, StoredRequest};
+use crate::store::{Change, Store, StoreError};
 
 /// Most steps that share one commit.
 const MAX_BATCH: usize = 1_024;
@@ -30,20 +31,22 @@ const PRUNE_BATCH: u32 = 200;
 
 /// See the module.
 pub(super) struct Brain {
-    orchestrator: Orchestrator,
-    store: Store,
+    pub(super) orchestrator: Orchestrator,
+    pub(super) store: Store,
     clock: Clock,
     waiting: HashMap<RequestId, oneshot::Sender<Answer>>,
-    requests: Requests,
-    actions: Actions,
+    pub(super) requests: Requests,
+    pub(super) actions: Actions,
     retention: Duration,
-    round: Round,
+    pub(super) round: Round,
     journal: Journal,
     /// Whether old jobs are to be deleted with the next commit.
     prune: bool,
     stop: bool,
     /// When the driver's thread looks by itself; `None` while it is awake or about to be.
     asleep_until: Option<Time>,
+    /// While a commit waits for room on the disk: when it is tried again.
+    pub(super) held_until: Option<Time>,
     /// A failure outside a commit; the driver's thread ends over it.
     failed: Option<StoreError>,
 }
@@ -70,6 +73,7 @@ impl Brain {
             prune: false,
             stop: false,
             asleep_until: None,
+            held_until: None,
             failed: None,
         }
     }
@@ -81,9 +85,9 @@ impl Brain {
                 self.waiting.extend(waiting);
                 self.handle(*event)
             }
-            Message::Submit(submission, request, waiting) => {
+            Message::Submit(submission, request, file, waiting) => {
                 self.waiting.extend(waiting);
-                self.submit(*submission, request)
+                self.submit(*submission, request, file)
             }
             Message::Read(question) => {
                 self.ask(question);
@@ -128,22 +132,29 @@ impl Brain {
         Ok(())
     }
 
-    fn handle(&mut self, event: Event) -> Result<(), StoreError> {
+    pub(super) fn handle(&mut self, event: Event) -> Result<(), StoreError> {
         let step = self.decide(event);
         self.take_step(step, None)
     }
 
-    fn submit(&mut self, submission: Submission, request: RequestBody) -> Result<(), StoreError> {
+    fn submit(
+        &mut self,
+        submission: Submission,
+        request: RequestBody,
+        file: Option<PromptFile>,
+    ) -> Result<(), StoreError> {
         let (job_id, durability) = (submission.job_id, submission.durability);
         let step = self.decide(Event::Submit(submission));
         let accepted = step.actions.iter().any(|action| {
             matches!(action, Action::Answer { answer: Answer::Accepted { job_id: id, replayed: false, .. }, .. }
                 if *id == job_id)
         });
-        if accepted {
-            self.requests.keep(job_id, request.clone(), durability);
+        if !accepted {
+            return self.take_step(step, None);
         }
-        self.take_step(step, accepted.then_some(request))
+        let stored = file.map_or_else(|| StoredRequest::Row(request.json()), StoredRequest::File);
+        self.requests.keep(job_id, request, durability);
+        self.take_step(step, Some(stored))
     }
 
     /// A worker that answers a probe lives; what it runs, its streams tell.
@@ -169,7 +180,7 @@ impl Brain {
     }
 
     /// Acts on a step, at once or after the commit that it needs or that is pending.
-    pub fn take_step(&mut self, step: Step, request: Option<RequestBody>) -> Result<(), StoreError> {
+    pub fn take_step(&mut self, step: Step, request: Option<StoredRequest>) -> Result<(), StoreError> {
         self.journal.decided(&step);
         let Step { writes, actions, .. } = step;
         let changes = prepare::changes(&self.actions.subscribers, writes, &actions, request);
@@ -183,7 +194,8 @@ impl Brain {
 
     /// Shows the state, as of the last commit.
     fn ask(&mut self, question: Question) {
-        if self.round.is_empty() {
+        // With a full disk, how things stand is what people need to see; it is not written down yet.
+        if self.round.is_empty() || self.held_until.is_some() {
             return question(&self.orchestrator, self.clock.now());
         }
         self.round.acts.push(Act::Question(question));
@@ -191,7 +203,8 @@ impl Brain {
 
     /// Whether no more steps fit into the commit that is pending.
     pub fn is_full(&self) -> bool {
-        self.failed.is_some() || (!self.round.is_empty() && self.round.len() >= MAX_BATCH)
+        let many = !self.round.is_empty() && self.round.len() >= MAX_BATCH;
+        self.failed.is_some() || (many && self.held_until.is_none())
     }
 
     /// Whether the driver's thread sleeps and has to be woken. Says so once.
@@ -207,7 +220,11 @@ impl Brain {
 
     /// Whether something waits for the driver's thread.
     pub fn has_round(&self) -> bool {
-        !self.round.is_empty() || self.prune || self.journal.is_overdue(self.clock.now())
+        let now = self.clock.now();
+        if let Some(until) = self.held_until {
+            return until <= now;
+        }
+        !self.round.is_empty() || self.prune || self.journal.is_overdue(now)
     }
 
     /// Whether it was told to end.
@@ -223,25 +240,19 @@ impl Brain {
     /// How long the driver's thread may sleep.
     pub fn sleep(&mut self) -> Duration {
         let now = self.clock.now();
-        let sleep = self
-            .orchestrator
-            .poll_timeout()
-            .map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.since(now)).min(LONGEST_SLEEP));
+        let due = [self.orchestrator.poll_timeout(), self.held_until].into_iter().flatten().min();
+        let sleep = due.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.since(now)).min(LONGEST_SLEEP));
         self.asleep_until = Some(now + u64::try_from(sleep.as_millis()).unwrap_or(u64::MAX));
         sleep
     }
 
-    /// One commit for all that gathered, then what was waiting for it.
+    /// One commit for all that gathered, then what was waiting for it. Without room on the disk it
+    /// is all kept for another try.
     pub fn commit(&mut self) -> Result<(), StoreError> {
         let (mut changes, acts) = std::mem::take(&mut self.round).into_parts();
         let now = self.clock.now();
         changes.extend(self.journal.changes(&self.orchestrator, !changes.is_empty(), now));
-        if !changes.is_empty() {
-            let started = Instant::now();
-            self.store.commit(&changes, now)?;
-            self.actions.metrics.commits.inc();
-            self.actions.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
-        }
+        let Some(acts) = self.write_or_hold(changes, acts, now)? else { return Ok(()) };
         for act in acts {
             match act {
                 Act::Action(action) => self.perform(action)?,
@@ -255,9 +266,20 @@ impl Brain {
         Ok(())
     }
 
+    pub(super) fn write(&mut self, changes: &[Change], now: Time) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        self.store.commit(changes, now)?;
+        self.actions.metrics.commits.inc();
+        self.actions.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(())
+    }
+
     /// The end: what is on disk is all there is.
     pub fn close(self) -> Result<(), StoreError> {
-        self.store.checkpoint()
+        self.store.close()
     }
 
     fn perform(&mut self, action: Action) -> Result<(), StoreError> {
@@ -345,13 +367,20 @@ impl Brain {
     fn prune(&mut self, now: Time) -> Result<(), StoreError> {
         let kept_ms = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
         let before = Time(now.0.saturating_sub(kept_ms));
-        let deleted = self.store.prune(before, PRUNE_BATCH)?;
-        self.store.prune_journal(before, JOURNAL_BYTES)?;
-        if deleted >= PRUNE_BATCH as usize {
-            self.actions.handle.prune();
-            return Ok(());
+        let pruned = self.store.prune(before, PRUNE_BATCH).and_then(|deleted| {
+            self.store.prune_journal(before, JOURNAL_BYTES)?;
+            Ok(deleted)
+        });
+        match pruned {
+            // There may be more.
+            Ok(deleted) if deleted >= PRUNE_BATCH as usize => {
+                self.actions.handle.prune();
+                Ok(())
+            }
+            // The log still holds prompts that were erased from the tables.
+            Ok(_) => self.store.empty_log(),
+            // Deleting needs room too; the next call comes soon enough.
+            Err(error) => self.note_refusal(error),
         }
-        // The log still holds prompts that were erased from the tables.
-        self.store.checkpoint()
     }
 }

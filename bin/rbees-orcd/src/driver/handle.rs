@@ -15,9 +15,12 @@ use orchestrator_core::{
 use tokio::sync::{broadcast, oneshot};
 
 use super::desk::Desk;
+use super::hold::storage_full;
 use super::requests::RequestBody;
 use crate::hashes::HashKey;
 use crate::ids::next_job_id;
+use crate::store::Class;
+use crate::store::housekeeping::{Housekeeper, PromptFile};
 
 /// Callers that may wait for the driver at once; more are answered `TOO_MANY_REQUESTS`.
 const MAX_WAITING: usize = 8_192;
@@ -82,7 +85,7 @@ pub(super) enum Message {
     /// Something happened.
     Event(Box<Event>, Waiting),
     /// A client hands in a task.
-    Submit(Box<Submission>, RequestBody, Waiting),
+    Submit(Box<Submission>, RequestBody, Option<PromptFile>, Waiting),
     /// Somebody wants to look, after what came before is on disk.
     Read(Question),
     /// A worker answered a probe.
@@ -101,6 +104,7 @@ pub struct Handle {
     next_request: Arc<AtomicU64>,
     notices: broadcast::Sender<Notice>,
     hash_key: HashKey,
+    keeper: Housekeeper,
 }
 
 /// Counts a caller for as long as it waits.
@@ -114,13 +118,14 @@ impl Drop for Place {
 
 impl Handle {
     /// A handle to whoever comes to sit at this desk.
-    pub(super) fn new(hash_key: HashKey, desk: Arc<Desk>) -> Self {
+    pub(super) fn new(hash_key: HashKey, keeper: Housekeeper, desk: Arc<Desk>) -> Self {
         Self {
             desk,
             waiting: Arc::default(),
             next_request: Arc::new(AtomicU64::new(1)),
             notices: broadcast::Sender::new(NOTICES),
             hash_key,
+            keeper,
         }
     }
 
@@ -130,10 +135,13 @@ impl Handle {
     /// What the brain refuses it for, or that the driver is overloaded or stopped.
     pub async fn submit(&self, task: CheckedTask) -> Result<Accepted, ErrorDetail> {
         let job_id = next_job_id();
+        let submission = submission(RequestId(0), job_id, &task, &self.hash_key);
+        let body = RequestBody::new(task.request);
+        let file = self.write_down(job_id, &body, task.durability).await?;
         let answer = self
             .ask(|request, reply| {
-                let submission = submission(request, job_id, &task, &self.hash_key);
-                Message::Submit(Box::new(submission), RequestBody::new(task.request), Some((request, reply)))
+                let submission = Submission { request, ..submission };
+                Message::Submit(Box::new(submission), body, file, Some((request, reply)))
             })
             .await?;
         match answer {
@@ -142,6 +150,41 @@ impl Handle {
             }
             other => Err(unexpected(other)),
         }
+    }
+
+    /// Puts the request of a durable task on disk when it is too large for a row; it is erased again
+    /// unless the job is taken in.
+    async fn write_down(
+        &self,
+        job_id: JobId,
+        body: &RequestBody,
+        durability: Durability,
+    ) -> Result<Option<PromptFile>, ErrorDetail> {
+        if durability == Durability::Memory {
+            return Ok(None);
+        }
+        if self.keeper.room().is_full() {
+            return Err(storage_full());
+        }
+        if !Housekeeper::is_large(body.json().len()) {
+            return Ok(None);
+        }
+        let (keeper, json) = (self.keeper.clone(), body.json());
+        match tokio::task::spawn_blocking(move || keeper.store(job_id, &json)).await {
+            Ok(Ok(file)) => Ok(Some(file)),
+            Ok(Err(error)) if error.class() == Class::Full => Err(storage_full()),
+            Ok(Err(error)) => {
+                tracing::error!(code = "PROMPT_NOT_STORED", %error, "a large request could not be written");
+                Err(ErrorDetail::new(ErrorCode::StorageFailed, "the request could not be written down")
+                    .with_hint("look at the orchestrator's log; check the disk with `rbees doctor`"))
+            }
+            Err(_) => Err(stopped()),
+        }
+    }
+
+    /// Whether the disk takes new jobs.
+    pub fn has_room(&self) -> bool {
+        !self.keeper.room().is_full()
     }
 
     /// Asks for a job's end. Gives where it stands, and whether it had ended before.

@@ -6,20 +6,21 @@
 use std::collections::HashMap;
 
 use api_types::JobId;
+use bytes::Bytes;
 use orchestrator_core::{Action, Write};
 
-use super::requests::RequestBody;
+use crate::store::housekeeping::StoredRequest;
 use crate::store::{Change, KeptStream};
 use crate::subscribers::Subscribers;
 
-/// The changes of one step. `request` belongs to the job that the step takes in, if it does.
+/// The changes of one step. `request` is that of the durable job which the step takes in, if it does.
 pub fn changes(
     subscribers: &Subscribers,
     writes: Vec<Write>,
     actions: &[Action],
-    request: Option<RequestBody>,
+    request: Option<StoredRequest>,
 ) -> Vec<Change> {
-    let mut texts = Texts::default();
+    let mut texts = Texts { request, ..Texts::default() };
     for action in actions {
         texts.stage(subscribers, action);
     }
@@ -27,8 +28,7 @@ pub fn changes(
         // A job in memory only: its events are nowhere but in its log.
         return Vec::new();
     }
-    let mut changes: Vec<Change> =
-        writes.into_iter().map(|write| texts.complete(write, request.as_ref())).collect();
+    let mut changes: Vec<Change> = writes.into_iter().map(|write| texts.complete(write)).collect();
     changes.extend(texts.published.into_iter().map(|(job_id, frames)| Change::Publish { job_id, frames }));
     changes
 }
@@ -38,6 +38,7 @@ pub fn changes(
 struct Texts {
     published: HashMap<JobId, Vec<u8>>,
     sealed: HashMap<JobId, KeptStream>,
+    request: Option<StoredRequest>,
 }
 
 impl Texts {
@@ -65,11 +66,11 @@ impl Texts {
         }
     }
 
-    fn complete(&mut self, write: Write, request: Option<&RequestBody>) -> Change {
+    fn complete(&mut self, write: Write) -> Change {
         match write {
             Write::InsertJob(row) => {
                 let published = self.published.remove(&row.job_id).unwrap_or_default();
-                let request = request.map(|request| request.stored().to_vec()).unwrap_or_default();
+                let request = self.request.take().unwrap_or_else(|| StoredRequest::Row(Bytes::new()));
                 Change::InsertJob { row, request, published }
             }
             Write::UpdateJob(row) => Change::UpdateJob(row),

@@ -31,9 +31,9 @@ impl RequestBody {
         Self(json.into())
     }
 
-    /// As it is stored.
-    pub fn stored(&self) -> &[u8] {
-        &self.0
+    /// As it is stored; shared, not copied.
+    pub fn json(&self) -> Bytes {
+        self.0.clone()
     }
 
     /// The body of `/execute`: `head` has the ids of the attempt and nothing that the request has.

@@ -28,6 +28,11 @@ pub(super) enum Act {
 }
 
 impl Round {
+    /// What a commit did not take.
+    pub fn from_parts(changes: Vec<Change>, acts: Vec<Act>) -> Self {
+        Self { changes: changes.into_iter().map(Some).collect(), rows: HashMap::new(), acts }
+    }
+
     /// Whether nothing waits for a commit.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()

@@ -53,13 +53,17 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Whether new work is taken: 503 while the daemon stops.
+/// Whether new work is taken: 503 while the daemon stops, or its disk is full.
 #[utoipa::path(get, path = "/readyz", tag = "health",
     responses((status = 200, body = String), (status = 503, body = String)))]
 pub async fn readyz(State(app): State<App>) -> Response {
     let stopped = app.closing.is_cancelled() || app.driver.read(|_, _| ()).await.is_err();
     if stopped {
         return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "2")], "stopping\n").into_response();
+    }
+    if !app.driver.has_room() {
+        let wait = [(header::RETRY_AFTER, "5")];
+        return (StatusCode::SERVICE_UNAVAILABLE, wait, "the disk is full\n").into_response();
     }
     "ok\n".into_response()
 }

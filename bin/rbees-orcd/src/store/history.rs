@@ -150,7 +150,7 @@ fn list(connection: &Connection, filter: &Filter) -> Result<Vec<JobRow>, StoreEr
     if filter.status.is_some() {
         sql.push_str(" AND status = ?2");
         if filter.status.is_some_and(|status| !status.is_terminal()) {
-            sql.push_str(" AND ended_at IS NULL");
+            sql.push_str(" AND number IN (SELECT number FROM live)");
         }
     } else {
         sql.push_str(" AND ?2 IS NULL");

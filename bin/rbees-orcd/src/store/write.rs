@@ -5,8 +5,9 @@ use api_types::{Attempt, JobId, PoolId, WorkerId};
 use orchestrator_core::journal::Segment;
 use orchestrator_core::policy::PolicyRows;
 use orchestrator_core::{Estimates, JobRow, PoolRow, Time, WorkerRow};
-use rusqlite::Transaction;
+use rusqlite::{OptionalExtension, Transaction};
 
+use super::housekeeping::StoredRequest;
 use super::record::{JobDetail, WorkerDetail, micros, write_json};
 use super::{StoreError, journal};
 
@@ -17,8 +18,8 @@ pub enum Change {
     InsertJob {
         /// The brain's row.
         row: JobRow,
-        /// The request as JSON.
-        request: Vec<u8>,
+        /// The request, where it will lie.
+        request: StoredRequest,
         /// Frames.
         published: Vec<u8>,
     },
@@ -70,6 +71,24 @@ pub enum Change {
     PutPolicies(PolicyRows),
 }
 
+impl Change {
+    /// The job that it is about.
+    pub fn job_id(&self) -> Option<JobId> {
+        match self {
+            Self::InsertJob { row, .. } | Self::UpdateJob(row) | Self::EndJob { row, .. } => Some(row.job_id),
+            Self::Publish { job_id, .. } | Self::PutDecision { job_id, .. } => Some(*job_id),
+            Self::BeginJournal { .. }
+            | Self::AppendJournal(_)
+            | Self::PutWorker(_)
+            | Self::DeleteWorker(_)
+            | Self::PutPool(_)
+            | Self::DeletePool(_)
+            | Self::PutEstimates(_)
+            | Self::PutPolicies(_) => None,
+        }
+    }
+}
+
 /// The events of an ended job.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeptStream {
@@ -81,27 +100,37 @@ pub struct KeptStream {
     pub result: Option<String>,
 }
 
-/// Writes one change.
-pub(super) fn apply(transaction: &Transaction<'_>, change: &Change) -> Result<(), StoreError> {
+/// Writes one change. Gives the job whose large request is to be erased after the commit, if any.
+pub(super) fn apply(transaction: &Transaction<'_>, change: &Change) -> Result<Option<JobId>, StoreError> {
     match change {
-        Change::InsertJob { row, request, published } => insert_job(transaction, row, request, published),
-        Change::UpdateJob(row) => update_job(transaction, row),
-        Change::Publish { job_id, frames } => publish(transaction, *job_id, frames),
-        Change::EndJob { row, stream } => end_job(transaction, row, stream),
+        Change::InsertJob { row, request, published } => insert_job(transaction, row, request, published)?,
+        Change::UpdateJob(row) => update_job(transaction, row)?,
+        Change::Publish { job_id, frames } => publish(transaction, *job_id, frames)?,
+        Change::EndJob { row, stream } => return end_job(transaction, row, stream),
         Change::PutDecision { job_id, attempt, decision } => {
-            put_decision(transaction, *job_id, *attempt, decision)
+            put_decision(transaction, *job_id, *attempt, decision)?;
         }
-        Change::BeginJournal { at, snapshot } => journal::begin(transaction, *at, snapshot),
-        Change::AppendJournal(segment) => journal::append(transaction, segment),
-        Change::PutWorker(row) => put_worker(transaction, row),
+        Change::BeginJournal { at, snapshot } => journal::begin(transaction, *at, snapshot)?,
+        Change::AppendJournal(segment) => journal::append(transaction, segment)?,
+        Change::PutWorker(row) => put_worker(transaction, row)?,
         Change::DeleteWorker(id) => {
-            delete(transaction, "DELETE FROM workers WHERE worker_id = ?1", id.as_str())
+            delete(transaction, "DELETE FROM workers WHERE worker_id = ?1", id.as_str())?;
         }
-        Change::PutPool(row) => put_pool(transaction, row),
-        Change::PutEstimates(estimates) => put_estimates(transaction, estimates),
-        Change::DeletePool(id) => delete(transaction, "DELETE FROM pools WHERE pool_id = ?1", id.as_str()),
-        Change::PutPolicies(rows) => super::policy::put(transaction, rows),
+        Change::PutPool(row) => put_pool(transaction, row)?,
+        Change::PutEstimates(estimates) => put_estimates(transaction, estimates)?,
+        Change::DeletePool(id) => delete(transaction, "DELETE FROM pools WHERE pool_id = ?1", id.as_str())?,
+        Change::PutPolicies(rows) => super::policy::put(transaction, rows)?,
     }
+    Ok(None)
+}
+
+/// The largest job number among the new jobs. Numbers only grow, also after their jobs were deleted.
+pub(super) fn last_number(changes: &[Change]) -> Option<i64> {
+    let new = |change: &Change| match change {
+        Change::InsertJob { row, .. } => Some(number(row.number)),
+        _ => None,
+    };
+    changes.iter().filter_map(new).max()
 }
 
 /// Sets a single fact.
@@ -115,7 +144,7 @@ pub(super) fn put_meta(transaction: &Transaction<'_>, key: &str, value: i64) -> 
 fn insert_job(
     transaction: &Transaction<'_>,
     row: &JobRow,
-    request: &[u8],
+    request: &StoredRequest,
     published: &[u8],
 ) -> Result<(), StoreError> {
     let number = number(row.number);
@@ -134,14 +163,14 @@ fn insert_job(
             row.ended_at.map(micros),
             detail,
         ))?;
+    let json = match request {
+        StoredRequest::Row(json) => Some(json.as_ref()),
+        StoredRequest::File(_) => None,
+    };
     transaction
-        .prepare_cached("INSERT INTO requests (number, request) VALUES (?1, ?2)")?
-        .execute((number, request))?;
-    transaction
-        .prepare_cached("INSERT INTO streams (number, events, complete) VALUES (?1, ?2, 1)")?
-        .execute((number, published))?;
-    // Numbers only grow, also after their jobs were deleted.
-    put_meta(transaction, "last_number", number)
+        .prepare_cached("INSERT INTO live (number, request, events) VALUES (?1, ?2, ?3)")?
+        .execute((number, json, published))?;
+    Ok(())
 }
 
 fn update_job(transaction: &Transaction<'_>, row: &JobRow) -> Result<(), StoreError> {
@@ -157,21 +186,28 @@ fn update_job(transaction: &Transaction<'_>, row: &JobRow) -> Result<(), StoreEr
 fn publish(transaction: &Transaction<'_>, job_id: JobId, frames: &[u8]) -> Result<(), StoreError> {
     transaction
         .prepare_cached(
-            "UPDATE streams SET events = CAST(events || ?2 AS BLOB)
+            "UPDATE live SET events = CAST(events || ?2 AS BLOB)
              WHERE number = (SELECT number FROM jobs WHERE job_id = ?1)",
         )?
         .execute((job_id.uuid().as_bytes(), frames))?;
     Ok(())
 }
 
-fn end_job(transaction: &Transaction<'_>, row: &JobRow, stream: &KeptStream) -> Result<(), StoreError> {
+fn end_job(
+    transaction: &Transaction<'_>,
+    row: &JobRow,
+    stream: &KeptStream,
+) -> Result<Option<JobId>, StoreError> {
     update_job(transaction, row)?;
     let number = number(row.number);
-    transaction.prepare_cached("DELETE FROM requests WHERE number = ?1")?.execute([number])?;
+    let lies_in_file: Option<bool> = transaction
+        .prepare_cached("DELETE FROM live WHERE number = ?1 RETURNING request IS NULL")?
+        .query_row([number], |row| row.get(0))
+        .optional()?;
     transaction
-        .prepare_cached("UPDATE streams SET events = ?2, complete = ?3, result = ?4 WHERE number = ?1")?
+        .prepare_cached("INSERT INTO streams (number, events, complete, result) VALUES (?1, ?2, ?3, ?4)")?
         .execute((number, &stream.events, stream.complete, &stream.result))?;
-    Ok(())
+    Ok(lies_in_file.and_then(|in_file| in_file.then_some(row.job_id)))
 }
 
 fn put_decision(

@@ -132,6 +132,24 @@ pub async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
     (status, serde_json::from_slice(&bytes).unwrap_or(Value::String(text)))
 }
 
+/// The files of a folder, and of the folders in it, that hold this text.
+pub fn files_with(folder: &Path, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("the folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files_with(&path, text));
+            continue;
+        }
+        // A file may be removed while we look.
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        if bytes.windows(text.len()).any(|window| window == text.as_bytes()) {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
 /// Asks again until there is an answer.
 pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, ask: impl Fn() -> F) -> T {
     let asked = async {

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 pub const MODEL: &str = "scripted";
 /// Tokens of context; a token is a byte.
-pub const CONTEXT: u32 = 64;
+pub const CONTEXT: u32 = 200_000;
 
 #[derive(Clone)]
 pub struct Worker {

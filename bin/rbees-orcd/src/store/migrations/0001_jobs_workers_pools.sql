@@ -6,7 +6,7 @@ CREATE TABLE meta (
 ) STRICT, WITHOUT ROWID;
 
 -- Every job that is queued, runs, or ended within the retention. Times are UTC microseconds.
--- Each index costs every commit a page, so there is one for what has not ended (and for pruning),
+-- Each index costs every commit a page: a submission pays for one, `live` finds what has not ended,
 -- and lists walk back from the newest job.
 CREATE TABLE jobs (
     number       INTEGER PRIMARY KEY,
@@ -17,15 +17,18 @@ CREATE TABLE jobs (
     ended_at     INTEGER,
     detail       TEXT NOT NULL
 ) STRICT;
-CREATE INDEX jobs_by_end ON jobs (ended_at);
+CREATE INDEX jobs_by_end ON jobs (ended_at) WHERE ended_at IS NOT NULL;
 
--- What was asked for. Erased by the commit that ends the job.
-CREATE TABLE requests (
+-- What a job that has not ended needs beside its row: what was asked for, and the events that the
+-- orchestrator itself published. The commit that ends the job erases it.
+-- request NULL: it is large and lies in prompts/.
+CREATE TABLE live (
     number  INTEGER PRIMARY KEY REFERENCES jobs (number) ON DELETE CASCADE,
-    request BLOB NOT NULL
+    request BLOB,
+    events  BLOB NOT NULL
 ) STRICT;
 
--- The events of a job: while it runs those the orchestrator itself published, afterwards all.
+-- The events of an ended job.
 -- complete = 0: events before the last one were lost with the machines that held them.
 CREATE TABLE streams (
     number   INTEGER PRIMARY KEY REFERENCES jobs (number) ON DELETE CASCADE,

@@ -1,0 +1,122 @@
+//! A commit that the disk refuses for want of room: new jobs are taken back and their submitters
+//! told so, everything else waits and is tried again, and so is all that happens meanwhile.
+
+use std::collections::BTreeSet;
+
+use api_types::{ErrorCode, ErrorDetail, JobId};
+use orchestrator_core::{Action, Answer, Event, Time};
+
+use super::brain::Brain;
+use super::round::{Act, Round};
+use crate::store::{Change, Class, StoreError};
+
+/// Between two tries of a commit that waits, in milliseconds.
+const TRY_AGAIN_AFTER_MS: u64 = 500;
+
+/// What new jobs are told while nothing can be written down.
+pub fn storage_full() -> ErrorDetail {
+    ErrorDetail::new(ErrorCode::StorageFull, "the disk of the orchestrator has no room for new jobs")
+        .with_hint("free some space, or send the task with \"durability\": \"memory\"; jobs that run go on")
+        .with_retry_after_ms(5_000)
+}
+
+impl Brain {
+    /// Commits and gives back what is to be done now, or keeps both until the disk takes it.
+    ///
+    /// # Errors
+    /// When the database failed in a way that does not pass.
+    pub(super) fn write_or_hold(
+        &mut self,
+        mut changes: Vec<Change>,
+        mut acts: Vec<Act>,
+        now: Time,
+    ) -> Result<Option<Vec<Act>>, StoreError> {
+        self.held_until = None;
+        let Err(error) = self.write(&changes, now) else { return Ok(Some(acts)) };
+        self.note_refusal(error)?;
+        let new: BTreeSet<JobId> = changes.iter().filter_map(new_job).collect();
+        if !new.is_empty() {
+            changes.retain(|change| change.job_id().is_none_or(|job_id| !new.contains(&job_id)));
+            acts = acts.into_iter().filter_map(|act| without(act, &new)).collect();
+            (changes, acts) = self.withdraw(&new, changes, acts)?;
+            let Err(error) = self.write(&changes, now) else { return Ok(Some(acts)) };
+            self.note_refusal(error)?;
+        }
+        self.hold(changes, acts, now);
+        Ok(None)
+    }
+
+    fn hold(&mut self, changes: Vec<Change>, acts: Vec<Act>, now: Time) {
+        let mut waiting = Vec::new();
+        for act in acts {
+            match act {
+                Act::Action(_) => waiting.push(act),
+                // With a full disk, how things stand is what people need to see.
+                Act::Question(question) => question(&self.orchestrator, now),
+            }
+        }
+        self.round = Round::from_parts(changes, waiting);
+        self.held_until = Some(now + TRY_AGAIN_AFTER_MS);
+    }
+
+    /// Only what may pass without us is waited for.
+    pub(super) fn note_refusal(&self, error: StoreError) -> Result<(), StoreError> {
+        match error.class() {
+            Class::Full | Class::Busy => {
+                tracing::warn!(code = "COMMIT_REFUSED", %error, "a commit waits; it is tried again");
+                self.store.keeper().room().refuse();
+                Ok(())
+            }
+            Class::NotWritable | Class::Unusable | Class::Broken => Err(error),
+        }
+    }
+
+    /// Tells the brain that these jobs were never in. What follows from it joins what is to be
+    /// written and done.
+    fn withdraw(
+        &mut self,
+        new: &BTreeSet<JobId>,
+        changes: Vec<Change>,
+        acts: Vec<Act>,
+    ) -> Result<(Vec<Change>, Vec<Act>), StoreError> {
+        self.round = Round::from_parts(changes, acts);
+        for job_id in new {
+            self.requests.forget(*job_id);
+            self.actions.subscribers.remove(*job_id, false);
+            self.handle(Event::Withdraw { job_id: *job_id })?;
+        }
+        Ok(std::mem::take(&mut self.round).into_parts())
+    }
+}
+
+fn new_job(change: &Change) -> Option<JobId> {
+    match change {
+        Change::InsertJob { row, .. } => Some(row.job_id),
+        _ => None,
+    }
+}
+
+/// What is left of an act when these jobs were never in.
+fn without(act: Act, withdrawn: &BTreeSet<JobId>) -> Option<Act> {
+    let Act::Action(action) = act else { return Some(act) };
+    if let Action::Answer { request, answer: Answer::Accepted { job_id, .. } } = &action
+        && withdrawn.contains(job_id)
+    {
+        let answer = Answer::Refused(storage_full());
+        return Some(Act::Action(Action::Answer { request: *request, answer }));
+    }
+    let about = job_of(&action);
+    about.is_none_or(|job_id| !withdrawn.contains(&job_id)).then_some(Act::Action(action))
+}
+
+fn job_of(action: &Action) -> Option<JobId> {
+    match action {
+        Action::OpenStream(open) => Some(open.run.job_id),
+        Action::PassStream(run) | Action::DropStream(run) => Some(run.job_id),
+        Action::ResumeStream { run, .. } | Action::StopRun { run, .. } | Action::AckRun { run, .. } => {
+            Some(run.job_id)
+        }
+        Action::Publish { job_id, .. } | Action::EndJob { job_id, .. } => Some(*job_id),
+        _ => None,
+    }
+}

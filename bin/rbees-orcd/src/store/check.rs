@@ -1,0 +1,69 @@
+//! Reading the whole database, to say whether it is sound.
+
+use api_types::JobId;
+use rusqlite::Connection;
+use uuid::Uuid;
+
+use super::{Store, StoreError};
+
+/// What a start relies on: checked each time, and small however many ended jobs are kept.
+const RELIED_ON: [&str; 4] = ["meta", "live", "workers", "pools"];
+
+/// What a sound database holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// All jobs.
+    pub jobs: u64,
+    /// Jobs that have not ended; each has its request.
+    pub open: u64,
+    /// Registered workers.
+    pub workers: u64,
+    /// Registered pools.
+    pub pools: u64,
+}
+
+impl Store {
+    /// Reads everything as a start would, and every page beside.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] with the first thing that is not as it should be.
+    pub fn check(&self) -> Result<Report, StoreError> {
+        sound(&self.connection, "PRAGMA integrity_check(1)")?;
+        let recovered = self.load(0)?;
+        let open = self.open_jobs()?;
+        for job_id in &open {
+            if self.request(*job_id)?.is_none() {
+                let reason = format!("the request of {job_id} is missing");
+                return Err(StoreError::Damaged { column: "live.request", reason });
+            }
+        }
+        let jobs: i64 = self.connection.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0))?;
+        Ok(Report {
+            jobs: u64::try_from(jobs).unwrap_or(0),
+            open: open.len() as u64,
+            workers: recovered.rows.workers.len() as u64,
+            pools: recovered.rows.pools.len() as u64,
+        })
+    }
+
+    fn open_jobs(&self) -> Result<Vec<JobId>, StoreError> {
+        let mut statement = self.connection.prepare("SELECT job_id FROM jobs WHERE ended_at IS NULL")?;
+        let ids = statement
+            .query_map([], |row| row.get(0).map(|id| JobId::from_uuid(Uuid::from_bytes(id))))?
+            .collect::<Result<_, _>>()?;
+        Ok(ids)
+    }
+}
+
+/// Checks the pages that a start relies on.
+pub(super) fn check_relied_on(connection: &Connection) -> Result<(), StoreError> {
+    RELIED_ON.iter().try_for_each(|table| sound(connection, &format!("PRAGMA quick_check({table})")))
+}
+
+fn sound(connection: &Connection, check: &str) -> Result<(), StoreError> {
+    let said: String = connection.query_row(check, [], |row| row.get(0))?;
+    if said == "ok" {
+        return Ok(());
+    }
+    Err(StoreError::Damaged { column: "its pages", reason: said })
+}
