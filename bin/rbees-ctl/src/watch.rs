@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use api_types::event::RunEnd;
+use api_types::event::{Eta, RunEnd};
 use api_types::{ErrorDetail, JobId, TaskEvent};
-use cli_kit::{ExitStatus, Printer};
+use cli_kit::{ExitStatus, Printer, human_duration};
 use llama_orch_sdk::{Client, JobEvents};
 
 use crate::detail;
@@ -83,12 +83,14 @@ struct Screen<'a> {
     telling: Telling,
     began: Instant,
     watched: Watched,
+    /// Jobs before this one, as last told.
+    position: Option<u64>,
 }
 
 impl<'a> Screen<'a> {
     fn new(printer: &'a Printer, job_id: JobId, began: Instant, telling: Telling) -> Self {
         let watched = Watched { job_id, end: None, first_token: None, text: String::new() };
-        Self { printer, telling, began, watched }
+        Self { printer, telling, began, watched, position: None }
     }
 
     async fn follow(&mut self, mut events: JobEvents) -> Result<(), ErrorDetail> {
@@ -106,8 +108,8 @@ impl<'a> Screen<'a> {
 
     fn take(&mut self, event: TaskEvent) -> Result<(), ErrorDetail> {
         match event {
-            TaskEvent::Queued { job_id, queue_position, .. } if queue_position > 0 => {
-                self.tell(&format!("{job_id} waits behind {queue_position}"));
+            TaskEvent::Queued { job_id, queue_position, eta_ms } => {
+                self.queued(job_id, queue_position, eta_ms);
             }
             TaskEvent::Started { worker_id, model, attempt, .. } => {
                 self.tell(&format!("{} runs {model} on {worker_id}, attempt {attempt}", self.watched.job_id));
@@ -126,9 +128,24 @@ impl<'a> Screen<'a> {
                 let error = ErrorDetail::new(code, message).with_hint(hint);
                 return Err(ErrorDetail { retriable, details, ..error });
             }
-            TaskEvent::Queued { .. } | TaskEvent::Metrics(_) => {}
+            TaskEvent::Metrics(_) => {}
         }
         Ok(())
+    }
+
+    /// Tells where the job stands; again when half of those before it are gone.
+    fn queued(&mut self, job_id: JobId, position: u64, eta: Option<Eta>) {
+        if self.position.is_some_and(|told| position > told / 2 || told == 0) {
+            return;
+        }
+        self.position = Some(position);
+        let expected = eta.map(expected);
+        match (position, expected) {
+            (0, None) => {}
+            (0, Some(expected)) => self.tell(&format!("{job_id} {expected}")),
+            (_, None) => self.tell(&format!("{job_id} waits behind {position}")),
+            (_, Some(expected)) => self.tell(&format!("{job_id} waits behind {position} and {expected}")),
+        }
     }
 
     fn token(&mut self, text: &str) {
@@ -153,6 +170,12 @@ impl<'a> Screen<'a> {
             self.printer.note(text);
         }
     }
+}
+
+/// When a job may end, in words.
+pub fn expected(eta: Eta) -> String {
+    let span = |ms| human_duration(Duration::from_millis(ms));
+    format!("may end in {} (nine in ten: within {})", span(eta.p50), span(eta.p90))
 }
 
 /// One line of figures; `first_token` is what a reader of the stream saw.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api_types::{JobId, WorkerId};
+use api_types::{JobId, TaskEvent, WorkerId};
 use clients::WorkerHttp;
 use orchestrator_core::{Run, RunKey};
 use tokio::runtime;
@@ -62,6 +62,13 @@ impl Actions {
     pub fn publish(&self, job_id: JobId) {
         if let Some(log) = self.subscribers.log(job_id) {
             log.reveal();
+        }
+    }
+
+    /// Shows an event to those who read the job now.
+    pub fn publish_live(&self, job_id: JobId, event: &TaskEvent) {
+        if let Some(log) = self.subscribers.log(job_id) {
+            log.announce(event);
         }
     }
 

@@ -270,6 +270,27 @@ pub struct WhyView {
     /// What a placement would look like now, while the job waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Decision>,
+    /// When it was expected to end, and when it did; absent when nothing was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<EstimateView>,
+}
+
+/// When a job was expected to end, as of its submission, and when it did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EstimateView {
+    /// What was told, in milliseconds from the submission.
+    pub eta_ms: Eta,
+    /// Of the expectation behind it: time until it would be handed out.
+    pub wait_ms: u64,
+    /// Of the expectation behind it: time from there to its end.
+    pub service_ms: u64,
+    /// What the service was known from: `exact` (this model on such a device), `model` (this model
+    /// elsewhere) or `backend` (other models on such a device).
+    pub basis: String,
+    /// From submission to end, once ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actual_ms: Option<u64>,
 }
 
 /// One placement: everybody who was looked at, and who was taken.

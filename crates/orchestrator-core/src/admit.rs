@@ -115,6 +115,7 @@ impl Orchestrator {
         self.last_number = row.number;
         let queue_position = self.queue.before_new(&row.model, row.priority, &row.tenant, &row.session_id);
         let (job_id, row_eta) = (row.job_id, row.eta.map(|forecast| forecast.eta));
+        self.note_arrival(&row, turn.now);
         self.memory.admit(&row);
         self.budget.admit(&self.settings.retry);
         let mut job = Job { reserved: self.reserve_tokens(&row, turn.now), ..Job::new(row) };

@@ -14,6 +14,8 @@ pub(crate) enum Subject {
     Job(JobId),
     /// Something about this worker is due.
     Worker(WorkerId),
+    /// Readers of waiting jobs may have news.
+    LiveReaders,
 }
 
 /// At most one alarm per subject.

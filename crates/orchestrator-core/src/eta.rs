@@ -69,6 +69,14 @@ impl Orchestrator {
         Some(forecast)
     }
 
+    /// Counts an admitted job as work that came in.
+    pub(crate) fn note_arrival(&mut self, row: &JobRow, now: Time) {
+        if let Some(forecast) = &row.eta {
+            let work = forecast.service_ms * 1_000;
+            self.clockwork.ledger.note_arrival(&row.model, row.priority, work, at(now));
+        }
+    }
+
     /// When a living job may end, in milliseconds from now. Waiting: from what still lies ahead of
     /// it. Handed out: what is left of the service.
     pub fn eta(&self, job_id: JobId, now: Time) -> Option<Eta> {
@@ -126,6 +134,7 @@ impl Orchestrator {
         let touched: BTreeSet<JobId> = turn.jobs_touched.clone();
         for job_id in touched {
             self.account_job(job_id, turn.now);
+            self.follow_live(job_id);
         }
         if !turn.step.writes.is_empty() && self.clockwork.unsaved.is_due(turn.now) {
             turn.write(Write::PutEstimates(Box::new(self.clockwork.learnt.clone())));

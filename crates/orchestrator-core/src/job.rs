@@ -25,6 +25,8 @@ pub(crate) struct Job {
     pub decisions: Vec<Decision>,
     /// Since when its last reader has been gone, where that matters.
     pub readerless_since: Option<Time>,
+    /// Whether anybody reads its stream now.
+    pub is_read: bool,
     /// Whether it waits for its `not_before`.
     pub resting: bool,
     /// Breaks of the current run's stream in short succession, and when the last one was.
@@ -54,6 +56,7 @@ impl Job {
             row,
             decisions: Vec::new(),
             readerless_since: None,
+            is_read: false,
             resting: false,
             breaks: Breaks::default(),
             reserved: 0,
@@ -174,6 +177,7 @@ impl Job {
 
     /// Notes how many readers it has.
     pub fn set_readers(&mut self, readers: u32, now: Time) {
+        self.is_read = readers > 0;
         if readers > 0 {
             self.readerless_since = None;
             self.row.had_reader = true;

@@ -18,6 +18,7 @@ mod finish;
 mod job;
 pub mod journal;
 mod lease;
+mod live;
 mod model;
 mod openings;
 mod orchestrator;

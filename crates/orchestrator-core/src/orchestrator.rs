@@ -12,6 +12,7 @@ use crate::ended::Memory;
 use crate::eta::Clockwork;
 use crate::event::Event;
 use crate::job::Job;
+use crate::live::Live;
 use crate::model::Catalogs;
 use crate::policy::{NoScripts, PolicySlot, PolicyStanding, Scripts};
 use crate::prefix::PrefixIndex;
@@ -42,7 +43,8 @@ pub struct Orchestrator {
     pub(crate) budget: Budget,
     pub(crate) clockwork: Clockwork,
     pub(crate) last_number: u64,
-    alarms: Alarms,
+    pub(crate) alarms: Alarms,
+    pub(crate) live: Live,
     depth_told: u64,
     /// When the last event or timeout was handled.
     pub(crate) seen: Time,
@@ -76,6 +78,7 @@ impl Orchestrator {
             clockwork: Clockwork::default(),
             last_number: 0,
             alarms: Alarms::default(),
+            live: Live::default(),
             depth_told: 0,
             seen: now,
         };
@@ -141,6 +144,7 @@ impl Orchestrator {
             match subject {
                 Subject::Job(job_id) => self.job_due(job_id, &mut turn),
                 Subject::Worker(worker_id) => self.worker_due(&worker_id, &mut turn),
+                Subject::LiveReaders => self.tell_live(&mut turn),
             }
         }
         self.settle(turn)
@@ -190,6 +194,7 @@ impl Orchestrator {
         }
         self.registry.refresh(&self.settings, turn.now);
         self.set_alarms(&turn);
+        self.arm_live(&turn);
         self.tell_watchers(&mut turn);
         self.note_policies(&mut turn);
         turn.step

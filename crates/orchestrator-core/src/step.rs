@@ -78,6 +78,13 @@ pub enum Action {
         /// The event.
         event: TaskEvent,
     },
+    /// Show an event to those who read the job now: without a number, not kept.
+    PublishLive {
+        /// The job.
+        job_id: JobId,
+        /// The event.
+        event: TaskEvent,
+    },
     /// Call `/execute` on a worker and relay what comes, held back until `PassStream`.
     OpenStream(OpenStream),
     /// Take a run up again from the worker's own log, from its first event; after `delay_ms`.

@@ -7,6 +7,7 @@ use api_types::task::{Decision, TaskStatus, WhyView};
 use api_types::worker::WorkerView;
 use api_types::{JobId, WorkerId};
 
+use crate::estimate::estimate_view;
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
 use crate::place::fits;
@@ -131,7 +132,9 @@ impl Orchestrator {
             Some(_) => self.why_waiting(job, now),
             None => why_placed(&job.row, &job.decisions),
         };
-        Some(WhyView { job_id, status: job.row.status, summary, decisions: job.decisions.clone(), waiting })
+        let estimate = estimate_view(&job.row);
+        let (status, decisions) = (job.row.status, job.decisions.clone());
+        Some(WhyView { job_id, status, summary, decisions, waiting, estimate })
     }
 
     fn why_waiting(&self, job: &Job, now: Time) -> String {
@@ -204,6 +207,7 @@ pub fn explain_ended(row: &JobRow, decisions: Vec<Decision>) -> WhyView {
         summary: why_placed(row, &decisions),
         decisions,
         waiting: None,
+        estimate: estimate_view(row),
     }
 }
 

@@ -89,6 +89,14 @@ impl Checks {
         }
     }
 
+    /// I3: only who waits is told where it stands.
+    pub fn live_news(&mut self, job_id: JobId, jobs: &BTreeMap<JobId, Stored>) {
+        if let Some(stored) = jobs.get(&job_id).filter(|stored| stored.row.status != TaskStatus::Queued) {
+            let status = stored.row.status;
+            self.fail("I3", format!("{job_id} is told where it waits, and is {status:?}"));
+        }
+    }
+
     /// I3: only legal moves, one end, attempts that only grow.
     pub fn moved(&mut self, from: &JobRow, to: &JobRow) {
         let id = to.job_id;

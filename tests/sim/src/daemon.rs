@@ -276,6 +276,7 @@ impl World {
         match action {
             Action::Answer { request, answer } => self.answer(request, answer),
             Action::Publish { job_id, event } => self.publish(job_id, event),
+            Action::PublishLive { job_id, .. } => self.checks.live_news(job_id, &self.store.jobs),
             Action::OpenStream(OpenStream { run, .. }) => {
                 self.checks.opened(&run);
                 let passing = self.bug == Some(Bug::PassBeforeRunning);

@@ -303,6 +303,7 @@ impl Brain {
                 self.actions.end_job(job_id, keep);
             }
             Action::Publish { job_id, .. } => self.actions.publish(job_id),
+            Action::PublishLive { job_id, event } => self.actions.publish_live(job_id, &event),
             Action::PassStream(run) => self.actions.pass_stream(&run),
             Action::DropStream(run) => self.actions.drop_stream(&run),
             Action::StopRun { run, uri, secret } => self.actions.stop_run(run, &uri, secret.as_deref()),

@@ -172,6 +172,19 @@ impl JobLog {
         }
     }
 
+    /// Shows an event of the orchestrator's own, without a number, to those who read now; while a
+    /// relay writes, the worker's news are the newer ones.
+    pub fn announce(&self, event: &TaskEvent) {
+        let mut frame = Vec::with_capacity(128);
+        encode_event_into(&mut frame, None, event);
+        let mut state = self.lock();
+        if state.writer == 0 && !state.sealed {
+            state.live = (state.live.0 + 1, frame.into());
+            drop(state);
+            self.changed.notify_waiters();
+        }
+    }
+
     /// The run's events belong to the log from now on; unseen until [`Self::pass`].
     pub fn keep_held(&self) {
         self.lock().held_from = None;

@@ -6,6 +6,7 @@ mod cancel;
 mod configuration;
 mod daemon;
 mod erasure;
+mod eta;
 mod guard;
 mod idempotency;
 mod journal;

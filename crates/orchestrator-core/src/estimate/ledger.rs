@@ -14,6 +14,11 @@ use super::rates::Engine;
 /// Work in microseconds of one slot. Whole numbers, so that what is added can be taken away.
 pub type Work = u64;
 
+/// How long work counts as having come in lately: a minute.
+const WINDOW: Work = 60_000_000;
+/// The least share of the slots that is left for batch jobs, which aged ones get.
+const LEFT_FOR_BATCH: f64 = 0.25;
+
 /// See the module.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Ledger {
@@ -43,8 +48,9 @@ struct Place {
     tenant: TenantId,
     /// `None`: nothing like it was ever seen.
     work: Option<Work>,
-    /// Work that had been put into the line before it.
+    /// Work and jobs that had been put into the line before it.
     mark: Work,
+    number: u64,
 }
 
 /// A job on a worker.
@@ -64,6 +70,8 @@ struct ModelLoad {
     slots: u64,
     engines: BTreeMap<Engine, u64>,
     interactive: ClassLoad,
+    /// Interactive work that came in lately: it will go before batch jobs that wait now.
+    inflow: Inflow,
     batch: ClassLoad,
     running: RunningLoad,
 }
@@ -89,6 +97,16 @@ struct Line {
     sum: Sum,
     pushed: Work,
     taken: Work,
+    jobs_pushed: u64,
+    jobs_taken: u64,
+}
+
+/// Work that came in, in this window and in the one before.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Inflow {
+    began: Work,
+    now: Work,
+    before: Work,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -143,6 +161,13 @@ impl Ledger {
         self.tidy(&engine.model);
     }
 
+    /// Work of this class was admitted.
+    pub fn note_arrival(&mut self, model: &str, class: Priority, work: Work, now: Work) {
+        if class == Priority::Interactive {
+            self.model_mut(model).inflow.add(work, now);
+        }
+    }
+
     /// A job waits for a model from now on.
     pub fn put_waiting(
         &mut self,
@@ -156,7 +181,9 @@ impl Ledger {
         let name = self.name(model);
         let class_load = self.model_mut(model).class_mut(class);
         let line = class_load.lines.entry(tenant.clone()).or_default();
-        let place = Place { class, tenant: tenant.clone(), work, mark: line.pushed };
+        let place =
+            Place { class, tenant: tenant.clone(), work, mark: line.pushed, number: line.jobs_pushed };
+        line.jobs_pushed += 1;
         line.pushed = line.pushed.saturating_add(work.unwrap_or(0));
         line.sum.add(work);
         class_load.sum.add(work);
@@ -250,6 +277,24 @@ impl Ledger {
         load.wait(&Asked { class: place.class, tenant: &place.tenant, work, now }, own)
     }
 
+    /// About how many jobs of its model go before a waiting one: those that came before it in its
+    /// tenant's line, as many of every other tenant as there are, and of the class that goes first
+    /// all. Who is let through for a deadline or a session is not counted.
+    pub fn position(&self, job_id: JobId) -> Option<u64> {
+        let Some(Entry::Waiting { model, place }) = self.jobs.get(&job_id) else { return None };
+        let load = self.models.get(model)?;
+        let class = load.class(place.class);
+        let line = class.lines.get(&place.tenant)?;
+        let own = place.number.saturating_sub(line.jobs_taken);
+        let others = class.sum.jobs.saturating_sub(line.sum.jobs);
+        let taking_turns = (class.lines.len() as u64).saturating_sub(1).saturating_mul(own);
+        let before_class = match place.class {
+            Priority::Interactive => 0,
+            Priority::Batch => load.interactive.sum.jobs,
+        };
+        Some(before_class + own + taking_turns.min(others))
+    }
+
     fn leave_line(&mut self, model: &Arc<str>, place: &Place) {
         let Some(load) = self.models.get_mut(model) else { return };
         let class_load = load.class_mut(place.class);
@@ -257,6 +302,7 @@ impl Ledger {
         let Some(line) = class_load.lines.get_mut(&place.tenant) else { return };
         line.sum.take(place.work);
         line.taken = line.taken.saturating_add(place.work.unwrap_or(0));
+        line.jobs_taken += 1;
         if line.sum.jobs == 0 {
             class_load.lines.remove(&place.tenant);
         }
@@ -311,7 +357,17 @@ impl ModelLoad {
         if ahead == 0 && self.running.jobs < self.slots {
             return Some(0);
         }
-        Some((self.running.mean_left(asked) + ahead) / self.slots)
+        let left = self.running.mean_left(asked) + ahead;
+        Some((left as f64 / (self.slots as f64 * self.share_of(asked))) as Work)
+    }
+
+    /// The share of the slots that a class gets while its jobs wait: batch jobs get what interactive
+    /// ones leave, as a queue with priorities has it (Cobham 1954).
+    fn share_of(&self, asked: &Asked<'_>) -> f64 {
+        match asked.class {
+            Priority::Interactive => 1.0,
+            Priority::Batch => (1.0 - self.inflow.rate(asked.now) / self.slots as f64).max(LEFT_FOR_BATCH),
+        }
     }
 
     fn ahead(&self, asked: &Asked<'_>, own: Work) -> Work {
@@ -322,6 +378,25 @@ impl ModelLoad {
             Priority::Interactive => in_turn,
             Priority::Batch => in_turn.saturating_add(self.interactive.sum.size(asked.work)),
         }
+    }
+}
+
+impl Inflow {
+    fn add(&mut self, work: Work, now: Work) {
+        let passed = now.saturating_sub(self.began) / WINDOW;
+        if passed > 0 {
+            self.before = if passed == 1 { self.now } else { 0 };
+            self.now = 0;
+            self.began += passed * WINDOW;
+        }
+        self.now = self.now.saturating_add(work);
+    }
+
+    /// Work per unit of time over the last window: a sliding mean of the two that are counted.
+    fn rate(&self, now: Work) -> f64 {
+        let into = now.saturating_sub(self.began) as f64 / WINDOW as f64;
+        let (now, before) = (self.now as f64 / WINDOW as f64, self.before as f64 / WINDOW as f64);
+        if into < 1.0 { now + before * (1.0 - into) } else { now * (2.0 - into).max(0.0) }
     }
 }
 

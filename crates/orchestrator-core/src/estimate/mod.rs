@@ -11,6 +11,7 @@ mod rates;
 mod stream;
 
 use api_types::event::Eta;
+use api_types::task::EstimateView;
 use serde::{Deserialize, Serialize};
 
 pub use self::calibration::Calibration;
@@ -40,6 +41,17 @@ impl Forecast {
     pub fn expected_ms(&self) -> u64 {
         self.wait_ms.saturating_add(self.service_ms).max(1)
     }
+}
+
+/// The forecast of a job as clients see it, with the actual time once it ended.
+pub fn estimate_view(row: &JobRow) -> Option<EstimateView> {
+    row.eta.as_ref().map(|forecast| EstimateView {
+        eta_ms: forecast.eta,
+        wait_ms: forecast.wait_ms,
+        service_ms: forecast.service_ms,
+        basis: forecast.basis.as_str().to_owned(),
+        actual_ms: row.ended_at.map(|at| at.since(row.submitted_at)),
+    })
 }
 
 /// How an ended job's range held.

@@ -50,6 +50,17 @@ pub enum Basis {
     Backend,
 }
 
+impl Basis {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Model => "model",
+            Self::Backend => "backend",
+        }
+    }
+}
+
 /// Milliseconds per token of one kind of engine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Pace {

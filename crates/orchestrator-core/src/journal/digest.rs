@@ -51,6 +51,7 @@ impl Digest {
             }
             Action::Answer { answer, .. } => hash_answer(answer, hasher),
             Action::Publish { .. }
+            | Action::PublishLive { .. }
             | Action::PassStream(_)
             | Action::AckRun { .. }
             | Action::ProbeWorker { .. }

@@ -1,7 +1,9 @@
 //! `rbees jobs list`.
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
-use cli_kit::{ExitStatus, Table};
+use cli_kit::{ExitStatus, Table, human_duration};
 use llama_orch_sdk::{Error, ListQuery, TaskList, TaskStatus};
 
 use crate::commands::Outcome;
@@ -51,17 +53,20 @@ pub async fn run(context: &Context, args: ListArgs) -> Outcome {
 }
 
 fn table(list: &TaskList) -> Table {
-    let mut table = Table::new(["ID", "Status", "Model", "Priority", "Worker", "Submitted"])
+    let mut table = Table::new(["ID", "Status", "Model", "Priority", "Worker", "May end in", "Submitted"])
         .with_summary(format!("Jobs shown: {}", list.tasks.len()));
     for job in &list.tasks {
         let priority = if job.priority == llama_orch_sdk::Priority::Batch { "batch" } else { "interactive" };
         let worker = job.worker_id.as_ref().map_or("-", |worker| worker.as_str());
+        let eta =
+            job.eta_ms.map_or_else(|| "-".to_owned(), |eta| human_duration(Duration::from_millis(eta.p50)));
         table.row([
             &job.job_id.to_string(),
             job.status.as_str(),
             &job.model,
             priority,
             worker,
+            &eta,
             &job.submitted_at,
         ]);
     }

@@ -30,6 +30,7 @@ fn table(job: &TaskView) -> Table {
     row("attempt", (job.attempt > 0).then(|| job.attempt.to_string()));
     row("worker", job.worker_id.as_ref().map(ToString::to_string));
     row("queue position", job.queue_position.map(|position| position.to_string()));
+    row("estimate", job.eta_ms.map(watch::expected));
     row("submitted", Some(job.submitted_at.clone()));
     row("dispatched", job.dispatched_at.clone());
     row("ended", job.ended_at.clone());

@@ -124,6 +124,9 @@ async fn hand_in(context: &Context, client: &Client, mut request: TaskRequest) -
         context.printer.json(&accepted);
     } else {
         context.printer.line(accepted.job_id.to_string());
+        if let Some(eta) = accepted.eta_ms {
+            context.printer.note(format!("it {}", watch::expected(eta)));
+        }
         context.printer.note(format!("follow it with: rbees jobs watch {}", accepted.job_id));
     }
     Ok(ExitStatus::Ok)

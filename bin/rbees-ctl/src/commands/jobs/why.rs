@@ -1,6 +1,8 @@
 //! `rbees jobs why JOB`: the placement explained.
 
-use api_types::task::Decision;
+use std::time::Duration;
+
+use api_types::task::{Decision, EstimateView};
 use cli_kit::{ExitStatus, Printer, Table, human_duration};
 use llama_orch_sdk::{Error, WhyView};
 
@@ -21,6 +23,9 @@ pub async fn run(context: &Context, args: &JobArg) -> Outcome {
 
 fn show(printer: &Printer, why: &WhyView) {
     printer.line(&why.summary);
+    if let Some(estimate) = &why.estimate {
+        printer.line(estimated(estimate));
+    }
     for decision in &why.decisions {
         printer.line(format!("\nAttempt {} at {}", decision.attempt, decision.at));
         show_decision(printer, decision);
@@ -31,8 +36,19 @@ fn show(printer: &Printer, why: &WhyView) {
     }
 }
 
+/// Estimate and actual in one line.
+fn estimated(estimate: &EstimateView) -> String {
+    let span = |ms| human_duration(Duration::from_millis(ms));
+    let (p50, p90) = (span(estimate.eta_ms.p50), span(estimate.eta_ms.p90));
+    let expected = format!("estimated at submission: {p50}, nine in ten within {p90} ({})", estimate.basis);
+    match estimate.actual_ms {
+        Some(actual) => format!("{expected}; it took {}", span(actual)),
+        None => expected,
+    }
+}
+
 fn show_decision(printer: &Printer, decision: &Decision) {
-    let waited = human_duration(std::time::Duration::from_millis(decision.waited_ms));
+    let waited = human_duration(Duration::from_millis(decision.waited_ms));
     printer
         .line(format!("policy {}; waited {waited}; {} in the queue", decision.policy, decision.queue_depth));
     let mut table = Table::new(["Worker", "Result", "Score", "Free slots", "Ruled out by"]);

@@ -4,6 +4,7 @@ use api_types::JobId;
 use api_types::event::Eta;
 use api_types::task::{Decision, TaskStatus, TaskView, WhyView};
 use orchestrator_core::JobRow;
+use orchestrator_core::estimate::estimate_view;
 
 use crate::clock::rfc3339;
 
@@ -50,5 +51,6 @@ pub fn why_ended(row: &JobRow, decisions: Vec<Decision>) -> WhyView {
         (TaskStatus::Failed, Some(error)) => format!("The job failed with {}; {placed}.", error.code),
         (status, _) => format!("The job is {}; {placed}.", status.as_str()),
     };
-    WhyView { job_id: row.job_id, status: row.status, summary, decisions, waiting: None }
+    let estimate = estimate_view(row);
+    WhyView { job_id: row.job_id, status: row.status, summary, decisions, waiting: None, estimate }
 }

@@ -1,0 +1,186 @@
+//! When a job may end: what is told, what is refused, what is learnt.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test fails by panicking"
+)]
+
+mod world;
+
+use api_types::event::{Eta, RunEnd};
+use api_types::task::{Placement, TaskStatus};
+use api_types::{ErrorCode, StopReason, TaskEvent};
+use orchestrator_core::estimate::outcome;
+use orchestrator_core::{Action, Answer, Event, RunKey, Step, Submission, Write, latest_start};
+use world::{World, answer, job, opened, submission};
+
+/// 100 tokens in and 50 out of 100; a second in all.
+fn figures() -> RunEnd {
+    RunEnd {
+        tokens_in: 100,
+        tokens_out: 50,
+        queue_time_ms: 0,
+        prefill_time_ms: 20,
+        decode_time_ms: 980,
+        stop_reason: StopReason::Eos,
+        seed: None,
+    }
+}
+
+fn sized(n: u128) -> Submission {
+    Submission { prompt_bytes: 400, max_tokens: Some(100), ..submission(n) }
+}
+
+fn end_run(world: &mut World, run: RunKey) -> Step {
+    world.now = world.now + 1_000;
+    world.event(Event::StreamEnded { run, end: figures() })
+}
+
+/// Runs so many jobs, one after the other, a second each.
+fn learn(world: &mut World, jobs: u128) {
+    for n in 0..jobs {
+        let step = world.event(Event::Submit(sized(10_000 + n)));
+        let run = opened(&step).pop().expect("a free slot");
+        end_run(world, run);
+        world.beat("w1", vec![]);
+    }
+}
+
+fn told(step: &Step) -> Option<Eta> {
+    match answer(step) {
+        Answer::Accepted { eta, .. } => eta,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(step: &Step) -> api_types::ErrorDetail {
+    match answer(step) {
+        Answer::Refused(error) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn about(eta: Option<Eta>, p50: u64) {
+    let eta = eta.expect("known");
+    assert!(eta.p50.abs_diff(p50) <= p50 / 20 && eta.p90 >= eta.p50, "{eta:?} is not about {p50}");
+}
+
+#[test]
+fn nothing_is_made_up_before_anything_was_seen() {
+    let mut world = World::new();
+    let known_model = |n| Submission { deadline_ms: Some(1), ..sized(n) };
+    world.ready("w1", 1);
+    let step = world.event(Event::Submit(known_model(1)));
+    assert_eq!(told(&step), None, "and a deadline that cannot be judged admits");
+    assert_eq!(world.brain.eta(job(1), world.now), None);
+}
+
+#[test]
+fn the_end_is_told_at_submission_with_the_work_that_lies_ahead() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    learn(&mut world, 60);
+    about(told(&world.event(Event::Submit(sized(1)))), 1_000);
+    about(told(&world.event(Event::Submit(sized(2)))), 2_000);
+    let step = world.event(Event::Submit(sized(3)));
+    about(told(&step), 3_000);
+    let queued = step.actions.iter().find_map(|action| match action {
+        Action::Publish { event: TaskEvent::Queued { eta_ms, .. }, .. } => *eta_ms,
+        _ => None,
+    });
+    assert_eq!(queued, told(&step), "the stream's first event says the same");
+    world.now = world.now + 500;
+    about(world.brain.eta(job(1), world.now), 500);
+    about(world.brain.eta(job(3), world.now), 2_500);
+    let restricted = Placement { worker: Some(world::worker("w1")), ..Placement::default() };
+    let step = world.event(Event::Submit(Submission { placement: restricted, ..sized(4) }));
+    assert_eq!(told(&step), None, "who may not run everywhere has no estimate");
+}
+
+#[test]
+fn a_deadline_that_cannot_be_kept_is_refused_with_the_estimate() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    learn(&mut world, 60);
+    (1..=4).for_each(|n| drop(world.event(Event::Submit(sized(n)))));
+    let with = |n, ms| Event::Submit(Submission { deadline_ms: Some(ms), ..sized(n) });
+    let step = world.event(with(5, 3_000));
+    let error = refused(&step);
+    assert_eq!((error.code, error.code.http_status()), (ErrorCode::DeadlineUnmet, 422));
+    let details = error.details.expect("details");
+    assert_eq!((&details["deadline_ms"], &details["queue_depth"]), (&3_000.into(), &3.into()));
+    assert!(details["eta_ms"]["p90"].as_u64().is_some_and(|p90| p90 > 3_000), "{details}");
+    assert!(error.hint.is_some() && step.writes.is_empty(), "no work was spent, nothing was written");
+    let row_of = |step: &Step| match &step.writes[..] {
+        [Write::InsertJob(row), ..] => row.clone(),
+        other => panic!("{other:?}"),
+    };
+    let row = row_of(&world.event(with(6, 60_000)));
+    let start = latest_start(&row).expect("a deadline");
+    let service = row.deadline.expect("a deadline").since(start);
+    assert!((950..=1_050).contains(&service), "its service is taken off the deadline: {service}");
+}
+
+#[test]
+fn a_waiting_job_that_cannot_end_in_time_any_more_is_not_run() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    learn(&mut world, 60);
+    let first = opened(&world.event(Event::Submit(sized(1)))).pop().expect("a free slot");
+    world.event(Event::Submit(Submission { deadline_ms: Some(5_000), ..sized(2) }));
+    // The first one takes four times as long as ever before.
+    world.now = world.now + 3_500;
+    world.beat("w1", vec![]);
+    let step = end_run(&mut world, first);
+    assert!(opened(&step).is_empty());
+    let row = step.writes.iter().find_map(|write| match write {
+        Write::EndJob { row, .. } if row.job_id == job(2) => Some(row.clone()),
+        _ => None,
+    });
+    let row = row.expect("it ended");
+    let error = row.error.as_ref().expect("an error");
+    assert_eq!((row.status, error.code), (TaskStatus::Failed, ErrorCode::DeadlineExceeded));
+    assert_eq!(error.code.http_status(), 504);
+    assert_eq!(outcome(&row).map(|outcome| outcome.inside_p90), Some(false), "its estimate did not hold");
+}
+
+#[test]
+fn what_was_learnt_survives_a_restart() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    learn(&mut world, 80);
+    assert!(world.estimates.is_some(), "it is written now and then");
+    world.restart();
+    world.beat("w1", vec![]);
+    about(told(&world.event(Event::Submit(sized(1)))), 1_000);
+}
+
+#[test]
+fn readers_of_waiting_jobs_hear_how_the_queue_moves_once_a_second_and_nobody_else_does() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    learn(&mut world, 60);
+    let running = opened(&world.event(Event::Submit(sized(1)))).pop().expect("a free slot");
+    for n in 2..=4 {
+        world.event(Event::Submit(sized(n)));
+    }
+    world.event(Event::ReadersChanged { job_id: job(4), readers: 1 });
+    let live = |step: &Step| -> Vec<(api_types::JobId, u64)> {
+        let news = step.actions.iter().filter_map(|action| match action {
+            Action::PublishLive { event: TaskEvent::Queued { job_id, queue_position, eta_ms }, .. } => {
+                assert!(eta_ms.is_some());
+                Some((*job_id, *queue_position))
+            }
+            _ => None,
+        });
+        news.collect()
+    };
+    assert_eq!(live(&world.pass(1_000)), [(job(4), 2)]);
+    end_run(&mut world, running);
+    assert_eq!(live(&world.pass(1_000)), [(job(4), 1)]);
+    world.event(Event::ReadersChanged { job_id: job(4), readers: 0 });
+    assert_eq!(live(&world.pass(2_000)), []);
+}
