@@ -1,7 +1,7 @@
 //! A client in small: submits, reads with `Last-Event-ID`, leaves and returns, cancels.
 
 use api_types::task::RetryMode;
-use api_types::{ErrorCode, JobId, PrefixChain, TaskEvent, TenantId};
+use api_types::{ErrorCode, JobId, TaskEvent};
 use orchestrator_core::{Answer, Event, Idempotency, Submission};
 use uuid::Uuid;
 
@@ -94,10 +94,10 @@ impl World {
             job_id: JobId::from_uuid(Uuid::from_u128((client as u128) << 64 | low)),
             model: Some(plan.model.to_owned()),
             chat: false,
-            tenant: TenantId::default(),
-            session_id: None,
+            tenant: plan.tenant.clone(),
+            session_id: plan.session_id.clone(),
             prompt_bytes: 10,
-            prefix: PrefixChain::default(),
+            prefix: plan.prefix.clone(),
             max_tokens: Some(16),
             priority: plan.priority,
             deadline_ms: plan.deadline_ms,
@@ -129,7 +129,10 @@ impl World {
             }
             Answer::Refused(error) => {
                 self.counts.refused += 1;
-                let again = matches!(error.code, ErrorCode::QueueFull | ErrorCode::ModelNotFound);
+                let again = matches!(
+                    error.code,
+                    ErrorCode::QueueFull | ErrorCode::QuotaExceeded | ErrorCode::ModelNotFound
+                );
                 self.clients[client].is_refused = !again;
                 if error.code == ErrorCode::IdempotencyConflict {
                     self.checks.fail("I2", format!("client {client} is told of a conflict with itself"));

@@ -1,10 +1,13 @@
 //! What a seed means: the machines, the jobs, and when which fault strikes.
 
+use api_types::prefix::BlockHash;
 use api_types::task::{Durability, OnDisconnect, Priority, RetryMode};
+use api_types::{PrefixChain, SessionId, TenantId};
+use orchestrator_core::quota::{Quota, Quotas};
 use orchestrator_core::{FullPolicy, Settings};
 
 use crate::faults::Fault;
-use crate::rng::Rng;
+use crate::rng::{Rng, mix};
 
 /// When the faults stop, in milliseconds from the start.
 pub const HEAL_AT: u64 = 70_000;
@@ -42,6 +45,12 @@ pub struct ClientPlan {
     pub at: u64,
     /// The model.
     pub model: &'static str,
+    /// Who it is done for.
+    pub tenant: TenantId,
+    /// The conversation it belongs to.
+    pub session_id: Option<SessionId>,
+    /// The start of its prompt; conversations share theirs.
+    pub prefix: PrefixChain,
     /// Its class.
     pub priority: Priority,
     /// Its deadline.
@@ -106,6 +115,7 @@ impl Plan {
 
 fn settings(rng: &mut Rng) -> Settings {
     Settings {
+        quotas: quotas(rng),
         queue_capacity: if rng.chance(30) { Some(rng.between(3, 12)) } else { Some(1_000) },
         full_policy: if rng.chance(50) { FullPolicy::Reject } else { FullPolicy::DropOldestBatch },
         job_time_limit_ms: 40_000,
@@ -115,8 +125,34 @@ fn settings(rng: &mut Rng) -> Settings {
     }
 }
 
+/// Now and then tenants may have only so much at one time.
+fn quotas(rng: &mut Rng) -> Quotas {
+    let default = Quota {
+        concurrency: rng.chance(25).then(|| rng.between(1, 3)),
+        queued: rng.chance(15).then(|| rng.between(4, 12)),
+        tokens_per_minute: rng.chance(10).then(|| rng.between(100, 2_000)),
+        weight: 1,
+    };
+    let heavy = Quota { weight: 3, ..Quota::default() };
+    Quotas { default, tenants: tenant("tenant-1").map(|tenant| (tenant, heavy)).into_iter().collect() }
+}
+
+fn tenant(name: &str) -> Option<TenantId> {
+    name.parse().ok()
+}
+
+/// A prompt of some blocks, the first of which its conversation shares.
+fn prefix(rng: &mut Rng, conversation: u64) -> PrefixChain {
+    let blocks = rng.between(0, 5);
+    PrefixChain::new((0..blocks).map(|block| BlockHash(mix(conversation << 8 | block))))
+}
+
 fn client(rng: &mut Rng, models: &[&'static str]) -> ClientPlan {
+    let conversation = rng.between(0, 5);
     ClientPlan {
+        tenant: tenant(&format!("tenant-{}", rng.between(0, 2))).unwrap_or_default(),
+        session_id: rng.chance(40).then(|| format!("session-{conversation}").parse().ok()).flatten(),
+        prefix: prefix(rng, conversation),
         at: rng.between(0, HEAL_AT - 10_000),
         model: models[rng.next() as usize % models.len()],
         priority: if rng.chance(30) { Priority::Batch } else { Priority::Interactive },
