@@ -1,10 +1,11 @@
 //! Estimates at work: when a job may end, whether its deadline can be kept, and what its end
 //! teaches. The sums behind it are brought up to date once per turn, from what the turn touched.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use api_types::event::Eta;
 use api_types::task::TaskStatus;
+use api_types::worker::{WorkerFacts, WorkerState};
 use api_types::{ErrorCode, ErrorDetail, JobId, WorkerId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -24,12 +25,57 @@ pub(crate) struct Clockwork {
     pub learnt: Estimates,
     pub ledger: Ledger,
     pub unsaved: Unsaved,
+    /// Workers that read their model.
+    pub loading: BTreeMap<WorkerId, Loading>,
+}
+
+/// A worker that will serve once it has read its model.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Loading {
+    engine: Engine,
+    /// Its pool's name; empty for none.
+    pool: String,
+    slots: u64,
+    since: Time,
 }
 
 impl Clockwork {
     /// With what was learnt before a restart.
     pub fn new(learnt: Estimates, now: Time) -> Self {
-        Self { learnt, ledger: Ledger::default(), unsaved: Unsaved::none(now) }
+        Self { learnt, unsaved: Unsaved::none(now), ..Self::default() }
+    }
+
+    /// Learns how long a worker of `model` on `pool` took to be ready.
+    pub fn note_load(&mut self, model: &str, pool: &str, ms: u64) {
+        self.learnt.rates.note_load(model, pool, ms);
+    }
+
+    /// The wait, in microseconds, and the service, in milliseconds, of a job whose model no worker
+    /// serves yet: on the worker that will have read it first, where such loads were seen before.
+    fn cold(&self, row: &JobRow, now: Time) -> Option<(Work, f64, Basis)> {
+        let of_model = self.loading.values().filter(|loading| loading.engine.model == row.model);
+        let expected = of_model.filter_map(|loading| {
+            let load_ms = self.learnt.rates.load_ms(&row.model, &loading.pool)? as u64;
+            Some(((loading.since + load_ms).since(now), loading))
+        });
+        let (left_ms, first) = expected.min_by_key(|(left_ms, _)| *left_ms)?;
+        let full = u32::try_from(first.slots).unwrap_or(u32::MAX);
+        let (service_ms, basis) = self.learnt.rates.service_ms(&first.engine, size(row), full)?;
+        let asked =
+            Asked { class: row.priority, tenant: &row.tenant, work: micros(service_ms), now: at(now) };
+        let ahead = self.ledger.ahead_of_new(&row.model, &asked) / first.slots.max(1);
+        Some((left_ms * 1_000 + ahead, service_ms, basis))
+    }
+
+    /// The wait, in microseconds, and the service, in milliseconds, of a job that is being admitted.
+    fn warm(&mut self, row: &JobRow, now: Time) -> Option<(Work, f64, Basis)> {
+        let busy = self.ledger.is_busy(&row.model, row.priority);
+        let load = self.ledger.load_of_next(&row.model, busy);
+        let (service_ms, basis) = self.service_ms(row, load)?;
+        let asked =
+            Asked { class: row.priority, tenant: &row.tenant, work: micros(service_ms), now: at(now) };
+        let wait = self.ledger.wait_of_new(&row.model, &asked)?;
+        Some((wait, service_ms, basis))
     }
 
     /// Expected milliseconds of an attempt on whatever serves the model, weighted by slots.
@@ -48,17 +94,13 @@ impl Clockwork {
 
 impl Orchestrator {
     /// When a job that is being admitted may end. `None` when nothing like it was seen, when no
-    /// worker serves its model, or when it may not run on all that do.
+    /// worker serves its model or is about to, or when it may not run on all that do.
     pub(crate) fn forecast(&mut self, row: &JobRow, now: Time) -> Option<Forecast> {
         if is_restricted(row) {
             return None;
         }
-        let busy = self.clockwork.ledger.is_busy(&row.model, row.priority);
-        let load = self.clockwork.ledger.load_of_next(&row.model, busy);
-        let (service_ms, basis) = self.clockwork.service_ms(row, load)?;
-        let work = micros(service_ms);
-        let asked = Asked { class: row.priority, tenant: &row.tenant, work, now: at(now) };
-        let wait = self.clockwork.ledger.wait_of_new(&row.model, &asked)?;
+        let warm = self.clockwork.warm(row, now);
+        let (wait, service_ms, basis) = warm.or_else(|| self.clockwork.cold(row, now))?;
         let mut forecast = Forecast {
             wait_ms: wait / 1_000,
             service_ms: service_ms.round() as u64,
@@ -131,10 +173,9 @@ impl Orchestrator {
         for worker_id in &turn.workers_touched {
             self.account_worker(worker_id, turn.now);
         }
-        let touched: BTreeSet<JobId> = turn.jobs_touched.clone();
-        for job_id in touched {
-            self.account_job(job_id, turn.now);
-            self.follow_live(job_id);
+        for job_id in &turn.jobs_touched {
+            self.account_job(*job_id, turn.now);
+            self.follow_live(*job_id);
         }
         if !turn.step.writes.is_empty() && self.clockwork.unsaved.is_due(turn.now) {
             turn.write(Write::PutEstimates(Box::new(self.clockwork.learnt.clone())));
@@ -142,13 +183,25 @@ impl Orchestrator {
     }
 
     fn account_worker(&mut self, worker_id: &WorkerId, now: Time) {
-        match self.registry.get(worker_id) {
-            Some(worker) => {
-                let serving = worker.is_serving(&self.settings, now);
-                let slots = if serving { u64::from(worker.row.facts.slots) } else { 0 };
-                self.clockwork.ledger.put_worker(worker_id, Engine::of(&worker.row.facts), slots);
-            }
-            None => self.clockwork.ledger.remove_worker(worker_id),
+        let Some(worker) = self.registry.get(worker_id) else {
+            self.clockwork.loading.remove(worker_id);
+            return self.clockwork.ledger.remove_worker(worker_id);
+        };
+        let facts = &worker.row.facts;
+        let state = worker.state(&self.settings, now);
+        let slots = if state == WorkerState::Ready { u64::from(facts.slots) } else { 0 };
+        self.clockwork.ledger.put_worker(facts, slots);
+        if state == WorkerState::Loading {
+            self.clockwork.loading.entry(worker_id.clone()).or_insert_with(|| Loading {
+                engine: Engine::of(facts),
+                pool: facts.pool_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+                slots: u64::from(facts.slots),
+                since: now,
+            });
+        } else if let Some(loading) = self.clockwork.loading.remove(worker_id)
+            && state == WorkerState::Ready
+        {
+            self.clockwork.note_load(&loading.engine.model, &loading.pool, now.since(loading.since));
         }
     }
 
@@ -176,10 +229,15 @@ impl Orchestrator {
         let attempt = job.row.attempt.as_ref();
         let worker = attempt.and_then(|attempt| self.registry.get(&attempt.worker_id));
         let load = worker.map_or(1, |worker| worker.slots_busy().max(1));
-        let engine = worker.map(|worker| Engine::of(&worker.row.facts));
-        let service = engine
-            .and_then(|engine| self.clockwork.learnt.rates.service_ms(&engine, size(&job.row), load))
-            .map(|(ms, _)| ms);
+        let rates = &self.clockwork.learnt.rates;
+        let serving = attempt.and_then(|attempt| self.clockwork.ledger.engine(&attempt.worker_id));
+        let service = match (serving, worker) {
+            (Some(engine), _) => rates.service_ms(engine, size(&job.row), load),
+            // After a restart it has not been heard of, and runs all the same.
+            (None, Some(worker)) => rates.service_ms(&Engine::of(&worker.row.facts), size(&job.row), load),
+            (None, None) => None,
+        };
+        let service = service.map(|(ms, _)| ms);
         let began = attempt.map_or(now, |attempt| attempt.dispatched_at);
         Running { end: service.map(|ms| at(began) + micros(ms)), service_ms: service, load }
     }
@@ -188,20 +246,20 @@ impl Orchestrator {
         let run = self.clockwork.ledger.remove(job_id);
         if let Some(row) = self.memory.job(job_id) {
             learn(&mut self.clockwork, row, run, |id| {
-                self.registry.get(id).map(|worker| (Engine::of(&worker.row.facts), worker.slots_busy() + 1))
+                self.registry.get(id).map(|worker| (&worker.row.facts, worker.slots_busy() + 1))
             });
         }
     }
 }
 
 /// What the end of a job teaches: rates by what its worker reported, ranges by how long it took.
-fn learn(
+fn learn<'a>(
     clockwork: &mut Clockwork,
     row: &JobRow,
     run: Option<Running>,
-    worker: impl Fn(&WorkerId) -> Option<(Engine, u32)>,
+    worker: impl Fn(&WorkerId) -> Option<(&'a WorkerFacts, u32)>,
 ) {
-    let learnt = &mut clockwork.learnt;
+    let Clockwork { learnt, ledger, unsaved, .. } = clockwork;
     let trusted = row.eta.as_ref().filter(|forecast| forecast.basis < Basis::Backend);
     if row.status != TaskStatus::Completed {
         if let (Some(forecast), Some(bound)) = (trusted, cut_off_after(row)) {
@@ -210,11 +268,14 @@ fn learn(
         return;
     }
     let (Some(end), Some(attempt), Some(ended_at)) = (&row.end, &row.attempt, row.ended_at) else { return };
-    clockwork.unsaved.note();
+    unsaved.note();
     let attempt_ms = ended_at.since(attempt.dispatched_at);
-    if let Some((engine, load_now)) = worker(&attempt.worker_id) {
+    if let Some((facts, load_now)) = worker(&attempt.worker_id) {
         let load = run.map_or(load_now, |run| (run.load + load_now).div_ceil(2));
-        learnt.rates.note_run(&engine, size(row), end, attempt_ms, load);
+        match ledger.engine(&attempt.worker_id) {
+            Some(engine) => learnt.rates.note_run(engine, size(row), end, attempt_ms, load),
+            None => learnt.rates.note_run(&Engine::of(facts), size(row), end, attempt_ms, load),
+        }
     }
     if let Some(forecast) = trusted {
         learnt.calibration.note_end(row.priority, forecast, ended_at.since(row.submitted_at));

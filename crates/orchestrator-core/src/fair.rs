@@ -4,6 +4,7 @@
 use api_types::JobId;
 use api_types::sampling::DEFAULT_MAX_TOKENS;
 
+use crate::estimate::latest_start;
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
 use crate::policy::Hook;
@@ -125,13 +126,6 @@ impl Orchestrator {
         let output = row.max_tokens.map_or_else(|| context().saturating_sub(prompt), u64::from);
         prompt.saturating_add(output)
     }
-}
-
-/// When a job has to start to end by its deadline, for the order of slack: as early as its estimate
-/// says, or at the deadline itself where there is none.
-fn latest_start(row: &JobRow) -> Option<Time> {
-    let service_ms = row.eta.as_ref().map_or(0, |forecast| forecast.service_ms);
-    row.deadline.map(|deadline| Time(deadline.0.saturating_sub(service_ms)))
 }
 
 /// Tokens that a job is expected to take: its prompt and a usual answer.

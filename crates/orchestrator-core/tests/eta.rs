@@ -12,6 +12,7 @@ mod world;
 
 use api_types::event::{Eta, RunEnd};
 use api_types::task::{Placement, TaskStatus};
+use api_types::worker::WorkerStatus;
 use api_types::{ErrorCode, StopReason, TaskEvent};
 use orchestrator_core::estimate::outcome;
 use orchestrator_core::{Action, Answer, Event, RunKey, Step, Submission, Write, latest_start};
@@ -183,4 +184,24 @@ fn readers_of_waiting_jobs_hear_how_the_queue_moves_once_a_second_and_nobody_els
     assert_eq!(live(&world.pass(1_000)), [(job(4), 1)]);
     world.event(Event::ReadersChanged { job_id: job(4), readers: 0 });
     assert_eq!(live(&world.pass(2_000)), []);
+}
+
+#[test]
+fn a_worker_that_reads_its_model_is_waited_for_as_long_as_such_a_load_took() {
+    let mut world = World::new();
+    let load = |world: &mut World, name: &str, status| world.register(world::facts(name, 1), status, vec![]);
+    load(&mut world, "w1", WorkerStatus::Loading);
+    world.now = world.now + 4_000;
+    load(&mut world, "w1", WorkerStatus::Ready);
+    learn(&mut world, 60);
+    world.event(Event::WorkerFailed {
+        request: None,
+        worker_id: world::worker("w1"),
+        instance: world::facts("w1", 1).instance,
+        error: api_types::ErrorDetail::new(ErrorCode::ShuttingDown, "stopped"),
+    });
+    load(&mut world, "worker-2", WorkerStatus::Loading);
+    world.now = world.now + 1_000;
+    let eta = told(&world.event(Event::Submit(sized(1)))).expect("known");
+    assert!(eta.p50.abs_diff(4_000) <= 200, "3 s of loading and 1 s of service: {eta:?}");
 }

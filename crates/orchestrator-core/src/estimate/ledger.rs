@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api_types::task::Priority;
+use api_types::worker::WorkerFacts;
 use api_types::{JobId, TenantId, WorkerId};
 use serde::{Deserialize, Serialize};
 
@@ -131,19 +132,25 @@ pub struct Asked<'a> {
 
 impl Ledger {
     /// A worker as it stands now; `slots` is 0 while it takes no jobs.
-    pub fn put_worker(&mut self, worker_id: &WorkerId, engine: Engine, slots: u64) {
-        let same = self.workers.get(worker_id).is_some_and(|w| w.slots == slots && w.engine == engine);
-        if same {
+    pub fn put_worker(&mut self, facts: &WorkerFacts, slots: u64) {
+        let known = self.workers.get(&facts.worker_id);
+        if known.map_or(slots == 0, |known| known.slots == slots && known.engine.is_of(facts)) {
             return;
         }
-        self.remove_worker(worker_id);
+        self.remove_worker(&facts.worker_id);
         if slots > 0 {
+            let engine = Engine::of(facts);
             let load = self.model_mut(&engine.model);
             load.workers += 1;
             load.slots += slots;
             *load.engines.entry(engine.clone()).or_default() += slots;
-            self.workers.insert(worker_id.clone(), Serving { engine, slots });
+            self.workers.insert(facts.worker_id.clone(), Serving { engine, slots });
         }
+    }
+
+    /// What a serving worker is.
+    pub fn engine(&self, worker_id: &WorkerId) -> Option<&Engine> {
+        self.workers.get(worker_id).map(|serving| &serving.engine)
     }
 
     /// A worker that is no longer known.
@@ -263,8 +270,13 @@ impl Ledger {
     pub fn wait_of_new(&mut self, model: &str, asked: &Asked<'_>) -> Option<Work> {
         let load = self.models.get_mut(model)?;
         load.running.drop_overdue(asked.now);
-        let own = load.class(asked.class).lines.get(asked.tenant).map_or(0, |line| line.sum.size(asked.work));
-        load.wait(asked, own)
+        load.wait(asked, load.own(asked))
+    }
+
+    /// What goes before a new job once its model is served, as microseconds of one slot.
+    pub fn ahead_of_new(&self, model: &str, asked: &Asked<'_>) -> Work {
+        let Some(load) = self.models.get(model) else { return 0 };
+        load.ahead(asked, load.own(asked))
     }
 
     /// How much longer a waiting job waits, in microseconds.
@@ -370,6 +382,11 @@ impl ModelLoad {
         }
     }
 
+    /// What waits in the same tenant's line.
+    fn own(&self, asked: &Asked<'_>) -> Work {
+        self.class(asked.class).lines.get(asked.tenant).map_or(0, |line| line.sum.size(asked.work))
+    }
+
     fn ahead(&self, asked: &Asked<'_>, own: Work) -> Work {
         let class = self.class(asked.class);
         let others = class.lines.len() - usize::from(class.lines.contains_key(asked.tenant));
@@ -449,3 +466,7 @@ impl Sum {
         self.work.saturating_add(self.unknown.saturating_mul(each))
     }
 }
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

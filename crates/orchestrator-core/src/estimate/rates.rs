@@ -36,6 +36,14 @@ impl Engine {
             device: facts.devices.first().cloned(),
         }
     }
+
+    /// Whether this is what the worker is.
+    pub fn is_of(&self, facts: &WorkerFacts) -> bool {
+        self.model == facts.model
+            && self.quantization == facts.quantization
+            && self.backend == facts.backend
+            && self.device.as_ref() == facts.devices.first()
+    }
 }
 
 /// How near the figures behind an estimate are to the job, the best first.
@@ -118,8 +126,8 @@ impl Rates {
         let decode = (end.decode_time_ms as f64 / f64::from(intervals.max(1))).max(SHORTEST_MS);
         let clock = self.clock;
         for pace in [
-            entry(&mut self.paces, engine.clone(), |pace| pace.seen),
-            entry(&mut self.backends, engine.backend.clone(), |pace| pace.seen),
+            entry(&mut self.paces, engine, |pace| pace.seen),
+            entry(&mut self.backends, &engine.backend, |pace| pace.seen),
         ] {
             pace.seen = clock;
             pace.prefill.note(end.tokens_in, prefill.max(SHORTEST_MS));
@@ -127,7 +135,7 @@ impl Rates {
                 pace.decode.note(load, decode);
             }
         }
-        let manner = entry(&mut self.manners, engine.model.clone(), |manner| manner.seen);
+        let manner = entry(&mut self.manners, &engine.model, |manner| manner.seen);
         manner.seen = clock;
         for manner in [manner, &mut self.anyones] {
             manner.note(size, end);
@@ -214,14 +222,18 @@ impl Manner {
 }
 
 /// The value of a key; a new one takes the place of the one seen longest ago when there are many.
-fn entry<K: Ord + Clone, V: Default>(map: &mut BTreeMap<K, V>, key: K, seen: impl Fn(&V) -> u64) -> &mut V {
-    if map.len() >= MOST_KEYS && !map.contains_key(&key) {
+fn entry<'a, K: Ord + Clone, V: Default>(
+    map: &'a mut BTreeMap<K, V>,
+    key: &K,
+    seen: impl Fn(&V) -> u64,
+) -> &'a mut V {
+    if !map.contains_key(key) {
         let oldest = map.iter().min_by_key(|(_, value)| seen(value)).map(|(key, _)| key.clone());
-        if let Some(oldest) = oldest {
+        if let Some(oldest) = oldest.filter(|_| map.len() >= MOST_KEYS) {
             map.remove(&oldest);
         }
     }
-    map.entry(key).or_default()
+    map.entry(key.clone()).or_default()
 }
 
 /// Maps whose keys are no words, as lists of pairs: JSON has no other way.
