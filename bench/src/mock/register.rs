@@ -96,6 +96,7 @@ fn facts(mock: &Mock) -> WorkerFacts {
         quantization: None,
         tokenizer: None,
         capabilities: vec!["chat".into(), "completion".into(), "fake".into()],
+        evictable: false,
         engine: "mock".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         protocol: api_types::PROTOCOL,

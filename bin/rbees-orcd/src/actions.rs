@@ -1,5 +1,6 @@
 //! What is done once a decision is on disk. One file per kind of action; none of them waits.
 
+mod pools;
 mod streams;
 mod workers;
 
@@ -15,6 +16,7 @@ use tokio::task::AbortHandle;
 
 use crate::driver::Handle;
 use crate::metrics::Metrics;
+use crate::pool_directory::PoolDirectory;
 use crate::relay::StallLimits;
 use crate::subscribers::Subscribers;
 
@@ -29,6 +31,8 @@ pub struct Actions {
     pub subscribers: Subscribers,
     /// Connections to workers.
     pub workers: WorkerHttp,
+    /// The way to pools.
+    pub pools: PoolDirectory,
     /// How long a worker may be silent.
     pub limits: StallLimits,
     /// What is counted.
@@ -51,11 +55,12 @@ impl Actions {
         runtime: runtime::Handle,
         handle: Handle,
         subscribers: Subscribers,
+        pools: PoolDirectory,
         limits: StallLimits,
         metrics: Metrics,
     ) -> Self {
         let workers = WorkerHttp::default();
-        Self { runtime, handle, subscribers, workers, limits, metrics, relays: Arc::default() }
+        Self { runtime, handle, subscribers, workers, pools, limits, metrics, relays: Arc::default() }
     }
 
     /// Shows an event of the orchestrator's own.

@@ -11,6 +11,7 @@ mod desk;
 pub mod handle;
 mod hold;
 mod journal;
+mod pool_room;
 mod prepare;
 pub mod requests;
 mod round;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use api_types::pool::{Gpu, PoolStatus, PoolView};
 use api_types::{ErrorCode, ErrorDetail, PROTOCOL, PoolId};
-use clients::pool::{LocalPool, Pool};
-use orchestrator_core::{PoolModel, PoolRow};
+use clients::pool::{LocalPool, OrchestratorToken, Pool};
+use orchestrator_core::PoolRow;
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +48,7 @@ pub struct PoolDirectory {
 struct Shared {
     home: PathBuf,
     url: String,
+    token: Option<OrchestratorToken>,
     seen: Mutex<BTreeMap<PoolId, Seen>>,
     wake: Notify,
     news: broadcast::Sender<PoolNews>,
@@ -61,10 +62,15 @@ struct Seen {
 }
 
 impl PoolDirectory {
-    /// Knows nothing yet. `url` is where workers reach this orchestrator.
-    pub fn new(home: PathBuf, url: String) -> Self {
-        let news = broadcast::Sender::new(NEWS);
-        Self { shared: Arc::new(Shared { home, url, seen: Mutex::default(), wake: Notify::new(), news }) }
+    /// Knows nothing yet. `url` is where workers reach this orchestrator, `token` what they present.
+    pub fn new(home: PathBuf, url: String, token: Option<OrchestratorToken>) -> Self {
+        let (seen, wake, news) = (Mutex::default(), Notify::new(), broadcast::Sender::new(NEWS));
+        Self { shared: Arc::new(Shared { home, url, token, seen, wake, news }) }
+    }
+
+    /// What workers present to this orchestrator.
+    pub fn token(&self) -> Option<OrchestratorToken> {
+        self.shared.token.clone()
     }
 
     /// What pools say, from now on.
@@ -163,12 +169,10 @@ impl PoolDirectory {
         };
         let asked = rows.iter().map(|row| async move { (row.pool_id.clone(), self.ask(row).await) });
         for (pool_id, answer) in futures_util::future::join_all(asked).await {
-            match answer {
-                Ok(status) => driver.pool_models(pool_id, models(&status)),
-                Err(error) => {
-                    tracing::warn!(code = "POOL_UNREACHABLE", %pool_id, %error, "a pool did not answer");
-                }
+            if let Err(error) = &answer {
+                tracing::warn!(code = "POOL_UNREACHABLE", %pool_id, %error, "a pool did not answer");
             }
+            driver.pool_answered(&pool_id, 0, answer);
         }
     }
 
@@ -198,17 +202,6 @@ fn news(pool_id: &PoolId, status: Option<&PoolStatus>) -> PoolNews {
         ram_available_bytes: status.map_or(0, |status| status.hardware.ram_available_bytes),
         gpus: status.map_or_else(Vec::new, |status| status.hardware.gpus.clone()),
     }
-}
-
-/// What the brain is told of a pool's catalog.
-fn models(status: &PoolStatus) -> Vec<PoolModel> {
-    let model = |model: &api_types::pool::CatalogModel| PoolModel {
-        id: model.id.clone(),
-        aliases: model.aliases.clone(),
-        context_length: model.context_length,
-        downloaded: model.downloaded,
-    };
-    status.models.iter().map(model).collect()
 }
 
 fn beside_us() -> bool {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::home_lock::HomeLock;
 use crate::actions::Actions;
-use crate::config::Config;
+use crate::config::{Config, Token};
 use crate::driver::{self, Driver, Handle};
 use crate::http::{App, Guard, listener, router};
 use crate::ids::next_key;
@@ -153,15 +153,22 @@ impl Server {
             closing.clone(),
         );
         let runtime = tokio::runtime::Handle::current();
-        let actions =
-            Actions::new(runtime, handle.clone(), subscribers.clone(), config.stalls, metrics.clone());
+        let token = config.token.as_ref().map(Token::for_workers);
+        let pools = PoolDirectory::new(config.home.clone(), url, token);
+        let actions = Actions::new(
+            runtime,
+            handle.clone(),
+            subscribers.clone(),
+            pools.clone(),
+            config.stalls,
+            metrics.clone(),
+        );
         let history = History::new(store.path().to_owned());
         let driver =
             Driver::recover(config.settings.clone(), config.retention, store, mailbox, actions.clone())
                 .map_err(unusable)?;
         let driver_ended = start_driver(driver)?;
 
-        let pools = PoolDirectory::new(config.home.clone(), url);
         let app = App {
             driver: handle.clone(),
             subscribers,

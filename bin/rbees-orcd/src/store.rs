@@ -197,6 +197,7 @@ impl Store {
             jobs: self.load_jobs(keys_since)?,
             workers: self.load_workers(next_incarnation.unwrap_or(Incarnation(1)))?,
             pools: self.load_pools()?,
+            spawns: self.load_spawns()?,
             last_number: self.last_number()?,
             next_incarnation,
             decisions: self.load_decisions()?,
@@ -339,6 +340,13 @@ impl Store {
     fn load_estimates(&self) -> Result<Option<orchestrator_core::Estimates>, StoreError> {
         let texts = self.texts("SELECT detail FROM estimates")?;
         texts.first().map(|text| read_json("estimates.detail", text)).transpose()
+    }
+
+    fn load_spawns(&self) -> Result<Vec<orchestrator_core::SpawnRow>, StoreError> {
+        self.texts("SELECT detail FROM spawns ORDER BY worker_id")?
+            .iter()
+            .map(|text| read_json("spawns.detail", text))
+            .collect()
     }
 
     fn texts(&self, sql: &str) -> Result<Vec<String>, StoreError> {

@@ -63,6 +63,9 @@ pub struct Args {
     /// The pool that this worker belongs to.
     #[arg(long)]
     pub pool_id: Option<PoolId>,
+    /// Let the orchestrator unload this worker when it is idle or another model needs its memory.
+    #[arg(long, requires = "orchestrator")]
+    pub evictable: bool,
     /// File with the secret that callers must present (or set RBEES_WORKER_SECRET).
     #[arg(long)]
     pub secret_file: Option<PathBuf>,
@@ -118,6 +121,8 @@ pub struct Config {
     pub report: Option<PathBuf>,
     /// The pool.
     pub pool_id: Option<PoolId>,
+    /// Whether the orchestrator may unload it.
+    pub evictable: bool,
     /// What callers must present.
     pub secret: Option<String>,
     /// What the orchestrator asks for.
@@ -183,6 +188,7 @@ impl Config {
             callback_url: url("callback-url", args.callback_url)?,
             report: args.report,
             pool_id: args.pool_id,
+            evictable: args.evictable,
             secret,
             orchestrator_token,
             orphaned: Orphaned {

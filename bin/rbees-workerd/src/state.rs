@@ -263,6 +263,7 @@ fn first_facts(config: &Config, uri: String) -> WorkerFacts {
         quantization: None,
         tokenizer: None,
         capabilities: Vec::new(),
+        evictable: config.evictable,
         engine: engine_name(config.load.backend),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protocol: PROTOCOL,

@@ -26,6 +26,10 @@ pub struct PoolStatus {
     pub models: Vec<CatalogModel>,
     /// Its worker processes.
     pub workers: Vec<WorkerRecord>,
+    /// For each downloaded model: what a worker with the usual slots and context would need, and
+    /// whether it fits now.
+    #[serde(default)]
+    pub fits: Vec<Fit>,
 }
 
 /// What a machine has.
@@ -187,6 +191,10 @@ pub struct SpawnRequest {
     /// The pool's name in the orchestrator's registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_id: Option<PoolId>,
+    /// Whether the orchestrator may unload it when it is idle or another model needs its memory;
+    /// otherwise it is pinned.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub evictable: bool,
 }
 
 /// A worker process as the pool's records know it.
@@ -197,6 +205,9 @@ pub struct WorkerRecord {
     pub worker_id: WorkerId,
     /// `cpu`, `cuda`, ...
     pub backend: String,
+    /// Where it runs: `cpu`, `cuda:0`, ...; absent in records of older builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Catalog id of its model.
     pub model: String,
     /// The port it bound; absent before it did.
@@ -392,6 +403,9 @@ pub struct Fit {
     pub needed_bytes: u64,
     /// Bytes free on the device.
     pub free_bytes: u64,
+    /// Bytes that the device has, or that the pool may use of it.
+    #[serde(default)]
+    pub total_bytes: u64,
     /// Bytes that are left alone.
     pub margin_bytes: u64,
     /// Jobs at once.

@@ -146,6 +146,10 @@ pub struct WorkerFacts {
     pub tokenizer: Option<String>,
     /// What it can do: `chat`, `completion`, its backend, ...
     pub capabilities: Vec<String>,
+    /// Whether the orchestrator may unload it: when it is idle for long, or when another model needs
+    /// its memory. Workers that the orchestrator has started are, those of the operator only on request.
+    #[serde(default)]
+    pub evictable: bool,
     /// The engine and its version.
     pub engine: String,
     /// Version of rbees.
@@ -299,6 +303,15 @@ pub struct WorkerView {
     pub slots_busy: u32,
     /// Milliseconds since it was last heard of.
     pub last_seen_ms: u64,
+    /// Whether it stays whatever else needs its memory: it is not `evictable`, or its model is pinned.
+    #[serde(default)]
+    pub pinned: bool,
+    /// Milliseconds since it last had a job; absent while it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_ms: Option<u64>,
+    /// Milliseconds until it is unloaded if no job comes; absent when it is not going to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unload_in_ms: Option<u64>,
 }
 
 /// What the orchestrator thinks of a worker.

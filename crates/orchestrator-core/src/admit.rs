@@ -65,6 +65,7 @@ impl Orchestrator {
         let mut row = new_row(submission, model, self.last_number + 1, now);
         let tokens = self.worst_case_tokens(&row);
         self.tenants.check(&self.settings.quotas, &row.tenant, tokens, spread_ms(row.job_id), now)?;
+        self.check_capacity(&row, now)?;
         row.eta = self.forecast(&row, now);
         self.check_deadline(&row)?;
         Ok(row)

@@ -16,6 +16,8 @@ pub(crate) enum Subject {
     Worker(WorkerId),
     /// Readers of waiting jobs may have news.
     LiveReaders,
+    /// Jobs wait for capacity, and it is time to look again.
+    Supply,
 }
 
 /// At most one alarm per subject.
@@ -42,7 +44,7 @@ impl Alarms {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// Takes everything that is due at `now`, in the order of time, then jobs before workers.
+    /// Takes everything that is due at `now`, in the order of time, then jobs before workers before the rest.
     pub fn take_due(&mut self, now: Time) -> Vec<Subject> {
         let mut due = Vec::new();
         while self.next().is_some_and(|at| at <= now) {

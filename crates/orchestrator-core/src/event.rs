@@ -2,6 +2,7 @@
 
 use api_types::error::ErrorDetail;
 use api_types::event::RunEnd;
+use api_types::pool::Fit;
 use api_types::prefix::RetainedPrefix;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode};
 use api_types::worker::{WorkerFacts, WorkerStatus};
@@ -148,6 +149,43 @@ pub enum Event {
         /// Its catalog.
         models: Vec<PoolModel>,
     },
+    /// A pool told what fits into its memory and what it runs.
+    PoolSeen {
+        /// The pool.
+        pool_id: PoolId,
+        /// The number of the [`AskPool`](crate::Action::AskPool) that this answers; 0 when it was
+        /// asked for another reason.
+        ask: u64,
+        /// What it told.
+        room: PoolRoom,
+    },
+    /// A pool did not answer.
+    PoolSilent {
+        /// The pool.
+        pool_id: PoolId,
+        /// As in `PoolSeen`.
+        ask: u64,
+        /// Why not.
+        error: ErrorDetail,
+    },
+    /// A pool was asked to start a worker, and has: it is ready, or it failed and is gone.
+    SpawnEnded {
+        /// The pool.
+        pool_id: PoolId,
+        /// The worker.
+        worker_id: WorkerId,
+        /// What went wrong; `None` when it is ready.
+        error: Option<ErrorDetail>,
+    },
+    /// A pool was asked to stop a worker, and has: its process is gone, or could not be stopped.
+    StopEnded {
+        /// The pool.
+        pool_id: PoolId,
+        /// The worker.
+        worker_id: WorkerId,
+        /// What went wrong; `None` when its process is gone.
+        error: Option<ErrorDetail>,
+    },
 }
 
 /// A task that has passed every check which needs no state.
@@ -248,4 +286,28 @@ pub struct PoolModel {
     pub context_length: Option<u32>,
     /// Whether its files are there, whole and verified.
     pub downloaded: bool,
+}
+
+/// What fits into the memory of a pool, and what takes it now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolRoom {
+    /// For each model whose need can be predicted: where a worker would run, and the numbers.
+    pub fits: Vec<Fit>,
+    /// Its worker processes, registered here or not.
+    pub processes: Vec<PoolProcess>,
+}
+
+/// A worker process as its pool knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolProcess {
+    /// The worker.
+    pub worker_id: WorkerId,
+    /// The model it runs or loads.
+    pub model: String,
+    /// Where: `cpu`, `cuda:0`, ...
+    pub device: String,
+    /// Bytes of the device's memory that it holds or is going to.
+    pub bytes: u64,
+    /// Whether it is still loading.
+    pub starting: bool,
 }

@@ -125,6 +125,7 @@ impl Orchestrator {
     ) {
         let Some(worker) = self.registry.get_mut(worker_id) else { return };
         worker.gone = Some(Gone { at: turn.now, state, by_silence });
+        turn.supply = true;
         let error = gone_error(worker, turn.now);
         self.prefixes.forget(worker.row.incarnation);
         turn.workers_touched.insert(worker_id.clone());
@@ -150,8 +151,9 @@ impl Orchestrator {
         }
     }
 
-    fn forget_worker(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
-        if self.registry.remove(worker_id).is_some() {
+    pub(crate) fn forget_worker(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
+        if let Some(worker) = self.registry.remove(worker_id) {
+            self.supply.worker_left(&worker, turn);
             turn.write(Write::DeleteWorker(worker_id.clone()));
         }
     }

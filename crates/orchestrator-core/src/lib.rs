@@ -39,6 +39,7 @@ pub mod settings;
 mod shortlist;
 pub mod step;
 mod stream;
+mod supply;
 pub mod time;
 mod turn;
 pub mod view;
@@ -46,12 +47,14 @@ mod withdraw;
 mod worker;
 
 pub use estimate::{Estimates, Forecast, latest_start};
-pub use event::{BrokenCause, Event, Idempotency, PoolModel, RequestId, Run, RunKey, Submission};
+pub use event::{
+    BrokenCause, Event, Idempotency, PoolModel, PoolProcess, PoolRoom, RequestId, Run, RunKey, Submission,
+};
 pub use job::may_move;
 pub use orchestrator::Orchestrator;
 pub use quota::{Quota, Quotas};
-pub use row::{AttemptRow, JobRow, PoolRow, Rows, WorkerRow};
-pub use settings::{FullPolicy, LeaseSettings, RetrySettings, Settings};
-pub use step::{Action, Answer, Notice, OpenStream, Step, Write};
+pub use row::{AttemptRow, JobRow, PoolRow, Rows, SpawnRow, WorkerRow};
+pub use settings::{FullPolicy, LeaseSettings, RetrySettings, Settings, SupplySettings};
+pub use step::{Action, Answer, Notice, OpenStream, SpawnPhase, Step, UnloadCause, Write};
 pub use time::Time;
 pub use view::{HealthCounts, JobStanding, explain_ended};

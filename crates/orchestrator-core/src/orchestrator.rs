@@ -24,6 +24,7 @@ use crate::retry::Budget;
 use crate::row::{PoolRow, Rows};
 use crate::settings::Settings;
 use crate::step::{Action, Answer, Notice, Step};
+use crate::supply::Supply;
 use crate::time::Time;
 use crate::turn::{Submitted, Turn};
 
@@ -39,6 +40,7 @@ pub struct Orchestrator {
     pub(crate) prefixes: PrefixIndex,
     pub(crate) pools: BTreeMap<PoolId, PoolRow>,
     pub(crate) catalogs: Catalogs,
+    pub(crate) supply: Supply,
     pub(crate) memory: Memory,
     pub(crate) budget: Budget,
     pub(crate) clockwork: Clockwork,
@@ -74,6 +76,7 @@ impl Orchestrator {
             prefixes: PrefixIndex::default(),
             pools: BTreeMap::new(),
             catalogs: Catalogs::new(),
+            supply: Supply::default(),
             memory: Memory::default(),
             clockwork: Clockwork::default(),
             last_number: 0,
@@ -129,7 +132,15 @@ impl Orchestrator {
             Event::PutPool { request, pool } => self.put_pool(request, pool, turn),
             Event::RemovePool { request, pool_id } => self.remove_pool(request, pool_id, turn),
             Event::SetPolicy { request, change } => self.set_policy(request, change, turn),
-            Event::PoolModels { pool_id, models } => self.pool_models(pool_id, models),
+            Event::PoolModels { pool_id, models } => self.pool_models(pool_id, models, turn),
+            Event::PoolSeen { pool_id, ask, room } => self.pool_seen(pool_id, ask, room, turn),
+            Event::PoolSilent { pool_id, ask, error } => self.pool_silent(pool_id, ask, error, turn),
+            Event::SpawnEnded { pool_id, worker_id, error } => {
+                self.spawn_ended(&pool_id, &worker_id, error, turn);
+            }
+            Event::StopEnded { pool_id, worker_id, error } => {
+                self.stop_ended(&pool_id, &worker_id, error, turn);
+            }
         }
     }
 
@@ -145,6 +156,7 @@ impl Orchestrator {
                 Subject::Job(job_id) => self.job_due(job_id, &mut turn),
                 Subject::Worker(worker_id) => self.worker_due(&worker_id, &mut turn),
                 Subject::LiveReaders => self.tell_live(&mut turn),
+                Subject::Supply => turn.supply = true,
             }
         }
         self.settle(turn)
@@ -184,9 +196,11 @@ impl Orchestrator {
     fn settle(&mut self, mut turn: Turn) -> Step {
         self.seen = turn.now;
         let before_placement = turn.step.actions.len();
-        for model in std::mem::take(&mut turn.to_place) {
-            self.place_queued(&model, &mut turn);
+        let models = std::mem::take(&mut turn.to_place);
+        for model in &models {
+            self.place_queued(model, &mut turn);
         }
+        self.make_capacity(&models, &mut turn);
         self.keep_time(&mut turn);
         if let Some(submitted) = turn.submitted.take() {
             let answer = self.accepted(submitted);
@@ -220,6 +234,9 @@ impl Orchestrator {
             let worker = self.registry.get(worker_id);
             let at = worker.and_then(|worker| worker.next_alarm(&self.settings, brake_until));
             self.alarms.set(Subject::Worker(worker_id.clone()), at);
+        }
+        if let Some(at) = self.supply.take_alarm() {
+            self.alarms.set(Subject::Supply, at);
         }
     }
 

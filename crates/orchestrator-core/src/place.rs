@@ -163,6 +163,7 @@ impl Orchestrator {
             memory_bytes: facts.vram_bytes.max(facts.ram_bytes),
             labels: self.settings.labels.of(&facts.worker_id, facts.pool_id.as_ref()),
             hour: self.settings.hour(now),
+            idle_ms: worker.idle_since.map_or(0, |since| now.since(since)),
             ..WorkerLoad::default()
         }
     }

@@ -14,6 +14,7 @@ impl Orchestrator {
         if self.pools.get(&pool.pool_id) != Some(&pool) {
             turn.write(Write::PutPool(pool.clone()));
             self.pools.insert(pool.pool_id.clone(), pool);
+            turn.supply = true;
         }
         turn.answer(request, Answer::Done);
     }
@@ -26,12 +27,15 @@ impl Orchestrator {
             return turn.refuse(request, error);
         }
         self.catalogs.remove(&pool_id);
+        self.supply.forget_pool(&pool_id);
+        turn.supply = true;
         turn.write(Write::DeletePool(pool_id));
         turn.answer(request, Answer::Done);
     }
 
     /// A pool told what models it has. Kept in memory: the pool tells again after a restart.
-    pub(crate) fn pool_models(&mut self, pool_id: PoolId, models: Vec<PoolModel>) {
+    pub(crate) fn pool_models(&mut self, pool_id: PoolId, models: Vec<PoolModel>, turn: &mut Turn) {
+        turn.supply |= self.catalogs.get(&pool_id) != Some(&models);
         self.catalogs.insert(pool_id, models);
     }
 }

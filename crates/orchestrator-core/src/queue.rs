@@ -152,6 +152,17 @@ impl Queue {
         !self.blocked.contains(tenant)
     }
 
+    /// Models of which a job may be handed out, by name.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        self.models.keys().map(String::as_str)
+    }
+
+    /// Of a model, each group with the job whose turn it is, first of one class, then of the other.
+    pub fn groups(&self, model: &str) -> impl Iterator<Item = (&Group, JobId)> {
+        let classes = self.models.get(model).into_iter().flat_map(|model| [&model.interactive, &model.batch]);
+        classes.flat_map(Class::heads)
+    }
+
     /// The waiting batch job that came first.
     pub fn oldest_batch(&self) -> Option<JobId> {
         self.batch.first_key_value().map(|(_, job_id)| *job_id)

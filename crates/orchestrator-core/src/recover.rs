@@ -23,6 +23,7 @@ impl Orchestrator {
         for row in rows.workers {
             self.take_worker(row, turn);
         }
+        self.take_spawns(rows.spawns, turn);
         let (ended, living): (Vec<_>, Vec<_>) =
             rows.jobs.into_iter().partition(|row| row.status.is_terminal());
         self.take_ended(ended, turn);

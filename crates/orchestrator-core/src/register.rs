@@ -59,6 +59,7 @@ impl Orchestrator {
             None => self.new_entry(introduction, turn),
         };
         turn.workers_touched.insert(worker_id.clone());
+        self.spawn_registered(&worker_id, turn);
         let drop_runs = self.reconcile(&worker_id, &runs, turn);
         turn.answer(request, Answer::Registered { incarnation, drop_runs });
         if failed {
@@ -223,6 +224,7 @@ impl Orchestrator {
         if !worker.row.draining {
             worker.row.draining = true;
             turn.save_worker(&worker.row);
+            turn.supply = true;
         }
         turn.answer(request, Answer::Done);
     }

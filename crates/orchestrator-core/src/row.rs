@@ -121,6 +121,19 @@ pub struct PoolRow {
     pub draining: bool,
 }
 
+/// A worker that a pool was asked for and that has not registered yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpawnRow {
+    /// The id it is to have.
+    pub worker_id: WorkerId,
+    /// The pool.
+    pub pool_id: PoolId,
+    /// The model.
+    pub model: String,
+    /// When the pool was first asked.
+    pub asked_at: Time,
+}
+
 /// Everything `recover` needs: the state as of the last commit.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rows {
@@ -130,6 +143,8 @@ pub struct Rows {
     pub workers: Vec<WorkerRow>,
     /// The registry of pools.
     pub pools: Vec<PoolRow>,
+    /// Workers that were asked for and have not come.
+    pub spawns: Vec<SpawnRow>,
     /// The largest job number ever given; 0 before the first.
     pub last_number: u64,
     /// The largest `next_incarnation` ever written.

@@ -1,6 +1,6 @@
 //! Every number the brain goes by, with its default and unit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api_types::{PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,8 @@ pub struct Settings {
     pub retry: RetrySettings,
     /// When a silent worker is given up.
     pub lease: LeaseSettings,
+    /// How workers are made and taken away.
+    pub supply: SupplySettings,
     /// Milliseconds without a reader after which an `on_disconnect: cancel` job ends. Default 10,000.
     pub disconnect_grace_ms: u64,
     /// Milliseconds after which a cancellation is final for the client, whatever the worker does.
@@ -94,6 +96,7 @@ impl Default for Settings {
             quotas: Quotas::default(),
             retry: RetrySettings::default(),
             lease: LeaseSettings::default(),
+            supply: SupplySettings::default(),
             disconnect_grace_ms: 10_000,
             cancel_final_ms: 5_000,
             batch_ageing_ms: 300_000,
@@ -193,6 +196,48 @@ impl Default for LeaseSettings {
             resume_max_ms: 2_000,
             resume_tries: 12,
             busy_pause_ms: 250,
+        }
+    }
+}
+
+/// How workers are made when jobs wait for a model that none serves, and when they are taken away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SupplySettings {
+    /// Whether pools are asked for workers at all. Default true.
+    pub on_demand: bool,
+    /// Milliseconds without a job after which an evictable worker is unloaded; 0 at once, `None`
+    /// never. Default 300,000 (5 min).
+    pub keep_alive_ms: Option<u64>,
+    /// The same for single models, by name.
+    pub keep_alive_of: BTreeMap<String, Option<u64>>,
+    /// Models whose workers are never unloaded, however they were started.
+    pub pinned: BTreeSet<String>,
+    /// Milliseconds for which a worker serves the jobs of its model at least, from when it is ready,
+    /// before it gives way to a model that waits. Default 10,000.
+    pub min_residency_ms: u64,
+    /// Milliseconds that a model waits at most before busy workers take no new job for its sake; at
+    /// least `min_residency_ms`. Default 30,000.
+    pub swap_patience_ms: u64,
+    /// Failed spawns of a model in one pool after which jobs do not wait for it any more. Default 3.
+    pub spawn_tries: u32,
+    /// Milliseconds until a failed spawn is tried again; doubles up to `backoff_max_ms`. Default 2,000.
+    pub backoff_first_ms: u64,
+    /// The longest such pause, in milliseconds. Default 60,000.
+    pub backoff_max_ms: u64,
+}
+
+impl Default for SupplySettings {
+    fn default() -> Self {
+        Self {
+            on_demand: true,
+            keep_alive_ms: Some(300_000),
+            keep_alive_of: BTreeMap::new(),
+            pinned: BTreeSet::new(),
+            min_residency_ms: 10_000,
+            swap_patience_ms: 30_000,
+            spawn_tries: 3,
+            backoff_first_ms: 2_000,
+            backoff_max_ms: 60_000,
         }
     }
 }

@@ -8,7 +8,7 @@ use api_types::{Attempt, Incarnation, JobId, PoolId, PrefixChain, WorkerId};
 use crate::estimate::Estimates;
 use crate::event::{RequestId, Run, RunKey};
 use crate::policy::{PolicyFailure, PolicyRows};
-use crate::row::{JobRow, PoolRow, WorkerRow};
+use crate::row::{JobRow, PoolRow, SpawnRow, WorkerRow};
 
 /// What one event led to.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -59,6 +59,10 @@ pub enum Write {
     PutEstimates(Box<Estimates>),
     /// The policies in force; takes the place of what was kept of them.
     PutPolicies(PolicyRows),
+    /// A worker that a pool is about to be asked for.
+    PutSpawn(SpawnRow),
+    /// A worker that was asked for and has come, or will not come.
+    DeleteSpawn(WorkerId),
 }
 
 /// One thing to do outside.
@@ -145,6 +149,29 @@ pub enum Action {
         uri: String,
         /// What to authenticate with.
         secret: Option<String>,
+    },
+    /// Ask a pool what fits into its memory; answered with `PoolSeen` or `PoolSilent`.
+    AskPool {
+        /// The pool.
+        pool: PoolRow,
+        /// The number that the answer bears.
+        ask: u64,
+    },
+    /// Ask a pool for a worker that it may be asked to stop again; answered with `SpawnEnded`.
+    SpawnWorker {
+        /// The pool.
+        pool: PoolRow,
+        /// The id it is to have. The pool starts no second worker of the same id.
+        worker_id: WorkerId,
+        /// The model, as the pool's catalog names it.
+        model: String,
+    },
+    /// Ask a pool to end a worker that holds no run; answered with `StopEnded`.
+    StopWorker {
+        /// The pool.
+        pool: PoolRow,
+        /// The worker.
+        worker_id: WorkerId,
     },
     /// Something an operator watches changed; goes to `/v2/events`, live only.
     Notify(Notice),
@@ -251,9 +278,55 @@ pub enum Notice {
         /// Where and why.
         failure: PolicyFailure,
     },
+    /// A worker is being made, has come or will not come.
+    Spawn {
+        /// The pool.
+        pool_id: PoolId,
+        /// The worker.
+        worker_id: WorkerId,
+        /// Its model.
+        model: String,
+        /// How far it is.
+        phase: SpawnPhase,
+        /// What went wrong, when it failed.
+        error: Option<ErrorDetail>,
+    },
+    /// A worker is taken away.
+    Unload {
+        /// The worker.
+        worker_id: WorkerId,
+        /// Its model.
+        model: String,
+        /// Why.
+        cause: UnloadCause,
+        /// The model that gets its memory, if one does.
+        for_model: Option<String>,
+    },
     /// A message with an old attempt or incarnation was dropped.
     StaleDropped {
         /// Which kind of message.
         kind: &'static str,
     },
+}
+
+/// How far a worker is that a pool was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpawnPhase {
+    /// The pool was asked.
+    Started,
+    /// It is registered and ready.
+    Ready,
+    /// It will not come.
+    Failed,
+}
+
+/// Why a worker is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnloadCause {
+    /// It had no job for its `keep_alive`.
+    Idle,
+    /// It was idle, and another model needs its memory.
+    Evicted,
+    /// It was busy for as long as it may be while another model waits for its memory.
+    Swapped,
 }

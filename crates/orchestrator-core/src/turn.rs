@@ -24,6 +24,8 @@ pub(crate) struct Turn {
     pub workers_touched: BTreeSet<WorkerId>,
     /// Models that may have both a waiting job and a free slot now.
     pub to_place: BTreeSet<String>,
+    /// Whether something changed that decides what capacity can be made.
+    pub supply: bool,
     /// The submission to be answered once it is known whether it could start at once.
     pub submitted: Option<Submitted>,
     /// What policies did.
@@ -50,6 +52,7 @@ impl Turn {
             jobs_touched: BTreeSet::new(),
             workers_touched: BTreeSet::new(),
             to_place: BTreeSet::new(),
+            supply: false,
             submitted: None,
             policy: PolicyLog::default(),
         }

@@ -144,10 +144,14 @@ impl Orchestrator {
             return format!("It waits {} ms before its next attempt, because {tries} failed.", at.since(now));
         }
         let workers: Vec<&Worker> = self.registry.of_model(&row.model).collect();
+        if let Some(reason) = self.why_no_capacity(row) {
+            return reason;
+        }
         if workers.is_empty() {
             let model = &row.model;
             return format!(
-                "No worker runs the model `{model}`; start one with `rbees pool worker spawn --model {model}`."
+                "No worker runs the model `{model}`, and no registered pool has it; start a worker with \
+                 `rbees pool worker spawn --model {model}`, or add the pool with `rbees pool add`."
             );
         }
         let serving = |worker: &&&Worker| fits(row, worker) && worker.is_serving(&self.settings, now);

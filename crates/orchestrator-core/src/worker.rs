@@ -43,6 +43,12 @@ pub(crate) struct Worker {
     pub braked: bool,
     /// Whether it was asked for a sign of life in its present silence.
     pub probed: bool,
+    /// When it was first seen ready, since this start of the orchestrator.
+    pub ready_at: Option<Time>,
+    /// Since when it has had no run, while it is ready and has none.
+    pub idle_since: Option<Time>,
+    /// When it is unloaded if no job comes.
+    pub unload_at: Option<Time>,
     /// What watchers were last told: its state and its busy slots.
     pub told: Option<(WorkerState, u32)>,
     /// Earlier starts under the same id, oldest first.
@@ -85,6 +91,9 @@ impl Worker {
             quarantined_until: None,
             braked: false,
             probed: false,
+            ready_at: None,
+            idle_since: None,
+            unload_at: None,
             told: None,
             past_instances: Vec::new(),
         }
@@ -217,7 +226,10 @@ impl Worker {
         let lost_at = self.last_heard + settings.lease.lost_ms;
         let lost_at = brake_until.map_or(lost_at, |until| lost_at.max(until));
         let suspect_at = (!self.probed).then(|| self.last_heard + settings.lease.suspect_ms);
-        [Some(lost_at), suspect_at, self.paused_until, self.quarantined_until].into_iter().flatten().min()
+        [Some(lost_at), suspect_at, self.paused_until, self.quarantined_until, self.unload_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The worker as `/v2/workers` shows it.
@@ -228,6 +240,9 @@ impl Worker {
             incarnation: self.row.incarnation,
             slots_busy: self.slots_busy(),
             last_seen_ms: now.since(self.last_heard),
+            pinned: crate::supply::is_pinned(&self.row.facts, &settings.supply),
+            idle_ms: self.idle_since.map(|since| now.since(since)),
+            unload_in_ms: self.unload_at.map(|at| at.since(now)),
         }
     }
 }

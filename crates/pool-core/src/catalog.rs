@@ -5,10 +5,14 @@ use api_types::{ErrorCode, ErrorDetail};
 use serde::{Deserialize, Serialize};
 
 use crate::reference::{is_catalog_id, is_repo, is_sha256};
+use crate::spawn::ModelChoice;
 use crate::{ModelRef, nearest, shipped};
 
 /// The form of `catalog.json` that this build writes.
 pub const VERSION: u32 = 1;
+
+/// The format of an entry that is the engine's built-in stand-in.
+pub const STAND_IN: &str = "fake";
 
 /// What `models/catalog.json` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,6 +233,7 @@ fn source(new: &Registration) -> Result<ModelRef, ErrorDetail> {
 fn entry(new: &Registration, source: &ModelRef) -> CatalogModel {
     let pinned = match source {
         ModelRef::Https { sha256, .. } => Some(sha256.clone()),
+        ModelRef::Fake(_) => return stand_in(new, source),
         ModelRef::Hub { .. } | ModelRef::File { .. } | ModelRef::Pypi(_) | ModelRef::Catalog(_) => {
             new.sha256.clone()
         }
@@ -248,6 +253,26 @@ fn entry(new: &Registration, source: &ModelRef) -> CatalogModel {
         downloaded: false,
         size_bytes: 0,
         sources: vec![source.to_string()],
+    }
+}
+
+/// The entry of a stand-in: there is nothing to fetch, and its size is what it says of its memory.
+fn stand_in(new: &Registration, source: &ModelRef) -> CatalogModel {
+    let text = source.to_string();
+    CatalogModel {
+        id: new.id.clone(),
+        name: new.name.clone(),
+        aliases: Vec::new(),
+        repo: text.clone(),
+        revision: None,
+        files: Vec::new(),
+        architecture: new.architecture.clone(),
+        format: STAND_IN.to_owned(),
+        quantization: None,
+        context_length: None,
+        downloaded: true,
+        size_bytes: ModelChoice::fake(&text).map_or(0, |choice| choice.stated_bytes()),
+        sources: vec![text],
     }
 }
 

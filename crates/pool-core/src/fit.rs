@@ -1,8 +1,8 @@
 //! Whether a model fits a device: weights, KV cache and buffers against what is free.
 
-use api_types::pool::Fit;
-
+use api_types::pool::{Fit, RecordState, WorkerRecord};
 use gguf::Header;
+use serde::Deserialize;
 
 const MIB: u64 = 1 << 20;
 
@@ -71,6 +71,39 @@ pub struct Room {
     pub free_bytes: u64,
 }
 
+/// What workers may take of each device together; without a number, what is free.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryBudget {
+    /// Bytes of main memory.
+    pub ram_budget_bytes: Option<u64>,
+    /// Bytes of each GPU.
+    pub gpu_budget_bytes: Option<u64>,
+}
+
+impl MemoryBudget {
+    /// The room of a device within the budget, of which workers there hold `held_bytes`.
+    #[must_use]
+    pub fn within(self, room: Room, on_gpu: bool, held_bytes: u64) -> Room {
+        let Some(budget) = (if on_gpu { self.gpu_budget_bytes } else { self.ram_budget_bytes }) else {
+            return room;
+        };
+        Room {
+            total_bytes: room.total_bytes.min(budget),
+            free_bytes: room.free_bytes.min(budget.saturating_sub(held_bytes)),
+            ..room
+        }
+    }
+}
+
+/// Bytes that workers of a device hold, each by its prediction or by measure, whichever is more.
+pub fn held_bytes(workers: &[WorkerRecord], device: &str) -> u64 {
+    let there = |worker: &&WorkerRecord| {
+        worker.state != RecordState::Gone && worker.device.as_deref().unwrap_or(&worker.backend) == device
+    };
+    workers.iter().filter(there).map(|w| w.predicted_bytes.max(w.measured_bytes).unwrap_or(0)).sum()
+}
+
 /// What a load needs, and whether the room has it with the margin.
 ///
 /// KV cache in 16 bits for all layers, slots and tokens of context: the engine takes it whole when
@@ -93,6 +126,7 @@ pub fn check(load: &Load<'_>, room: &Room) -> Fit {
         overhead_bytes,
         needed_bytes,
         free_bytes: room.free_bytes,
+        total_bytes: room.total_bytes,
         margin_bytes,
         slots: load.slots,
         context: load.context,
@@ -190,6 +224,20 @@ mod tests {
         let needed = check(&load, &room(0)).needed_bytes + check(&load, &room(0)).margin_bytes;
         assert!(check(&load, &room(needed)).fits);
         assert!(!check(&load, &room(needed - 1)).fits);
+    }
+
+    #[test]
+    fn a_budget_bounds_what_all_workers_of_a_device_take_together() {
+        let mut ours = crate::worker_record::tests::record("w", 1);
+        (ours.predicted_bytes, ours.measured_bytes) = (Some(30), Some(20));
+        let held = held_bytes(&[ours.clone(), WorkerRecord { state: RecordState::Gone, ..ours }], "cpu");
+        assert_eq!(held, 30, "what is gone holds nothing");
+        let budget = MemoryBudget { ram_budget_bytes: Some(100), gpu_budget_bytes: None };
+        let bounded = budget.within(room(4 << 30), false, held);
+        assert_eq!((bounded.total_bytes, bounded.free_bytes), (100, 70));
+        assert_eq!(budget.within(room(7), false, held).free_bytes, 7, "what others took is not there");
+        assert_eq!(budget.within(room(4 << 30), true, held), room(4 << 30));
+        assert_eq!(budget.within(room(4 << 30), false, 101).free_bytes, 0);
     }
 
     #[test]

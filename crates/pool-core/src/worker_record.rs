@@ -115,6 +115,7 @@ pub(crate) mod tests {
         WorkerRecord {
             worker_id: id.parse().expect("an id"),
             backend: "cpu".into(),
+            device: None,
             model: "m".into(),
             port: None,
             uri: None,

@@ -61,6 +61,11 @@ impl Home {
         self.models().join("catalog.json")
     }
 
+    /// What the operator bounds.
+    pub fn config(&self) -> PathBuf {
+        self.0.join("pool.toml")
+    }
+
     /// Records and reports of workers.
     pub fn workers(&self) -> PathBuf {
         self.0.join("runtime/workers")

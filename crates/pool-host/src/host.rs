@@ -7,7 +7,7 @@ use api_types::pool::{CatalogModel, Fit, Hardware, PoolStatus, SpawnRequest, Wor
 use api_types::worker::WorkerCapabilities;
 use api_types::{ErrorCode, ErrorDetail, PROTOCOL, WorkerId};
 use gguf::Header;
-use pool_core::catalog::Registered;
+use pool_core::catalog::{Registered, STAND_IN};
 use pool_core::fit::{self, Load, Room, Shape};
 use pool_core::reconcile::{self, Action};
 use pool_core::spawn::{Device, ENV_ORCHESTRATOR_TOKEN, Facts, ModelChoice, SpawnPlan, plan};
@@ -20,7 +20,7 @@ use crate::files::Lock;
 use crate::home::Home;
 use crate::hub::HubSettings;
 use crate::models::Verified;
-use crate::{OnProgress, catalog_file, facts, models, records, spawn, stop, worker_binary};
+use crate::{OnProgress, budget, catalog_file, facts, models, records, spawn, stop, worker_binary};
 
 /// What a pool does not decide by itself.
 #[derive(Clone)]
@@ -64,6 +64,19 @@ struct Chosen {
     choice: ModelChoice,
     header: Option<Header>,
     weights_bytes: u64,
+}
+
+impl Chosen {
+    /// A stand-in, which needs what it says it needs.
+    fn stand_in(choice: ModelChoice) -> Self {
+        Self { weights_bytes: choice.stated_bytes(), choice, header: None }
+    }
+
+    /// What decides its need of memory besides its weights, where that can be told.
+    fn shape(&self) -> Option<Shape> {
+        let stated = self.choice.is_fake() && self.weights_bytes > 0;
+        self.header.as_ref().map(Shape::of).or_else(|| stated.then(Shape::default))
+    }
 }
 
 impl Host {
@@ -186,7 +199,28 @@ impl Host {
             hardware: self.hardware().await?,
             models: self.catalog()?.models,
             workers: self.workers()?,
+            fits: self.fits().await?,
         })
+    }
+
+    /// What each downloaded model would need, and whether it fits. One whose need cannot be told, such
+    /// as one with a broken header, is left out: a spawn will say why.
+    async fn fits(&self) -> Result<Vec<Fit>, ErrorDetail> {
+        let built = match worker_binary::find() {
+            Ok(program) => worker_binary::capabilities(&program).await.unwrap_or_else(|_| every_backend()),
+            Err(_) => every_backend(),
+        };
+        let hardware = self.hardware().await?;
+        let mut fits = Vec::new();
+        for model in self.catalog()?.models.iter().filter(|model| model.downloaded) {
+            let Ok(chosen) = self.entry_as_chosen(model).await else { continue };
+            let program = "rbees-workerd".to_owned();
+            let facts = self.facts(&chosen, program, built.clone(), hardware.clone())?;
+            if let Ok((_, Some(fit))) = self.preflight(&SpawnRequest::default(), &chosen, &facts) {
+                fits.push(fit);
+            }
+        }
+        Ok(fits)
     }
 
     /// The workers as they are now; nothing is changed.
@@ -268,8 +302,9 @@ impl Host {
     /// Those of planning, `MODEL_NOT_READY`.
     pub async fn fit(&self, request: &SpawnRequest) -> Result<Fit, ErrorDetail> {
         let chosen = self.choose_model(request).await?;
-        let (plan, fit) =
-            self.preflight(request, &chosen, "rbees-workerd".to_owned(), every_backend()).await?;
+        let program = "rbees-workerd".to_owned();
+        let facts = self.facts(&chosen, program, every_backend(), self.hardware().await?)?;
+        let (plan, fit) = self.preflight(request, &chosen, &facts)?;
         fit.ok_or_else(|| {
             let message = format!("nothing is known of the memory that `{}` needs", plan.model);
             ErrorDetail::new(ErrorCode::UnsupportedModel, message)
@@ -284,8 +319,9 @@ impl Host {
         let chosen = self.choose_model(request).await?;
         let program = worker_binary::find()?;
         let built = worker_binary::capabilities(&program).await?;
-        let (mut plan, fit) =
-            self.preflight(request, &chosen, program.to_string_lossy().into_owned(), built).await?;
+        let program = program.to_string_lossy().into_owned();
+        let facts = self.facts(&chosen, program, built, self.hardware().await?)?;
+        let (mut plan, fit) = self.preflight(request, &chosen, &facts)?;
         if let Some(token) = &self.settings.orchestrator_token {
             plan.env.push((ENV_ORCHESTRATOR_TOKEN.to_owned(), token.clone()));
         }
@@ -304,33 +340,43 @@ impl Host {
         spawned
     }
 
-    async fn preflight(
+    fn facts(
         &self,
-        request: &SpawnRequest,
         chosen: &Chosen,
         program: String,
         capabilities: WorkerCapabilities,
-    ) -> Result<(SpawnPlan, Option<Fit>), ErrorDetail> {
-        let facts = Facts {
+        hardware: Hardware,
+    ) -> Result<Facts, ErrorDetail> {
+        Ok(Facts {
             home: self.home.text(),
             program,
             capabilities,
-            hardware: self.hardware().await?,
+            hardware,
             model: chosen.choice.clone(),
             fresh: fresh_id()?,
+        })
+    }
+
+    fn preflight(
+        &self,
+        request: &SpawnRequest,
+        chosen: &Chosen,
+        facts: &Facts,
+    ) -> Result<(SpawnPlan, Option<Fit>), ErrorDetail> {
+        let plan = plan(request, facts)?;
+        let Some(shape) = chosen.shape() else { return Ok((plan, None)) };
+        let load = Load {
+            model: &plan.model,
+            shape,
+            weights_bytes: chosen.weights_bytes,
+            slots: plan.slots,
+            context: plan.context,
         };
-        let plan = plan(request, &facts)?;
-        let fit = chosen.header.as_ref().map(|header| {
-            let load = Load {
-                model: &plan.model,
-                shape: Shape::of(header),
-                weights_bytes: chosen.weights_bytes,
-                slots: plan.slots,
-                context: plan.context,
-            };
-            fit::check(&load, &room(&plan.device, &facts.hardware))
-        });
-        Ok((plan, fit))
+        let held = fit::held_bytes(&self.workers()?, &plan.device.to_string());
+        let room = room(&plan.device, &facts.hardware);
+        let room = budget::read(&self.home)?.within(room, plan.device.gpu.is_some(), held);
+        let fit = fit::check(&load, &room);
+        Ok((plan, Some(fit)))
     }
 
     async fn choose_model(&self, request: &SpawnRequest) -> Result<Chosen, ErrorDetail> {
@@ -342,7 +388,7 @@ impl Host {
             (model, reference) => model.as_ref().or(reference.as_ref()),
         };
         if let Some(choice) = text.and_then(|text| ModelChoice::fake(text)) {
-            return Ok(Chosen { choice, header: None, weights_bytes: 0 });
+            return Ok(Chosen::stand_in(choice));
         }
         let catalog = self.catalog()?;
         let reference = text.map(|text| text.parse::<ModelRef>()).transpose()?;
@@ -360,6 +406,10 @@ impl Host {
     }
 
     async fn entry_as_chosen(&self, model: &CatalogModel) -> Result<Chosen, ErrorDetail> {
+        let source = model.sources.first().filter(|_| model.format == STAND_IN && model.downloaded);
+        if let Some(choice) = source.and_then(|source| ModelChoice::fake(source)) {
+            return Ok(Chosen::stand_in(ModelChoice { name: model.id.clone(), ..choice }));
+        }
         let ready = models::is_here(&self.home, model);
         let first = model.files.first().filter(|_| ready).ok_or_else(|| {
             let message = format!("the files of `{}` are not on this machine", model.id);

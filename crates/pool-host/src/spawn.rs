@@ -82,6 +82,7 @@ fn first_record(
     WorkerRecord {
         worker_id: plan.worker_id.clone(),
         backend: plan.device.backend.clone(),
+        device: Some(plan.device.to_string()),
         model: plan.model.clone(),
         port: None,
         uri: None,

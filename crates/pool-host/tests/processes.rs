@@ -37,6 +37,7 @@ fn record(process: ProcessIdentity) -> WorkerRecord {
     WorkerRecord {
         worker_id: ID.parse().expect("an id"),
         backend: "cpu".into(),
+        device: None,
         model: "m".into(),
         port: None,
         uri: None,

@@ -293,6 +293,11 @@ impl World {
                 self.end_log(job_id, release_held, last_event);
             }
             Action::ProbeWorker { worker_id, .. } => self.probe(&worker_id),
+            Action::AskPool { pool, .. }
+            | Action::SpawnWorker { pool, .. }
+            | Action::StopWorker { pool, .. } => {
+                self.checks.fail("I3", format!("{} was called, but there are no pools", pool.pool_id));
+            }
             Action::Notify(notice) => self.counts.notice(&notice),
         }
     }

@@ -124,6 +124,7 @@ impl SimWorker {
             quantization: None,
             tokenizer: None,
             capabilities: Vec::new(),
+            evictable: false,
             engine: String::new(),
             version: String::new(),
             protocol: PROTOCOL,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use api_types::task::{Decision, TaskStatus};
 use api_types::{Attempt, Incarnation, JobId, PoolId, TaskEvent, WorkerId};
 use orchestrator_core::policy::PolicyRows;
-use orchestrator_core::{Estimates, JobRow, PoolRow, Rows, WorkerRow, Write};
+use orchestrator_core::{Estimates, JobRow, PoolRow, Rows, SpawnRow, WorkerRow, Write};
 
 use crate::bugs::Bug;
 use crate::checks::Checks;
@@ -18,6 +18,7 @@ pub struct Store {
     pub jobs: BTreeMap<JobId, Stored>,
     workers: BTreeMap<WorkerId, WorkerRow>,
     pools: BTreeMap<PoolId, PoolRow>,
+    spawns: BTreeMap<WorkerId, SpawnRow>,
     next_incarnation: Option<Incarnation>,
     decisions: Vec<(JobId, Attempt, Decision)>,
     estimates: Option<Estimates>,
@@ -82,6 +83,8 @@ impl Store {
                 Write::DeletePool(id) => drop(self.pools.remove(id)),
                 Write::PutEstimates(estimates) => self.estimates = Some((**estimates).clone()),
                 Write::PutPolicies(rows) => self.policies = rows.clone(),
+                Write::PutSpawn(row) => drop(self.spawns.insert(row.worker_id.clone(), row.clone())),
+                Write::DeleteSpawn(id) => drop(self.spawns.remove(id)),
             }
         }
     }
@@ -114,6 +117,7 @@ impl Store {
             workers: self.workers.values().cloned().collect(),
             pools: self.pools.values().cloned().collect(),
             last_number: if bug == Some(Bug::NumbersReused) { 0 } else { self.last_number() },
+            spawns: self.spawns.values().cloned().collect(),
             next_incarnation: self.next_incarnation,
             decisions: self.decisions.iter().filter(|(id, _, _)| living(id)).cloned().collect(),
             estimates: self.estimates.clone(),

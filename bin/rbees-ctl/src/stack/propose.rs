@@ -112,6 +112,7 @@ mod tests {
             },
             models,
             workers: Vec::new(),
+            fits: Vec::new(),
         }
     }
 

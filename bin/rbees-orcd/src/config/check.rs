@@ -1,10 +1,11 @@
 //! From texts to a configuration: the checks that need more than one value or the file system.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use orchestrator_core::Settings;
+use orchestrator_core::{Settings, SupplySettings};
 
 use super::layers::{Layers, Origin, Problem};
 use super::{Config, Limits, Token, full_policy};
@@ -37,6 +38,7 @@ pub(super) fn assemble(layers: &Layers, problems: &mut Vec<Problem>) -> Option<C
             queue_capacity: layers.get("queue_capacity").text.parse().ok(),
             full_policy: full_policy(&layers.get("full_policy").text),
             job_time_limit_ms: number(layers, "job_time_limit_ms"),
+            supply: supply(layers, problems),
             ..Settings::default()
         },
         stalls: StallLimits {
@@ -116,6 +118,49 @@ fn exposure(layers: &Layers, bind: SocketAddr, has_token: bool, problems: &mut V
         );
         problems.push(Problem { origin, message });
     }
+}
+
+/// When workers are made and taken away.
+fn supply(layers: &Layers, problems: &mut Vec<Problem>) -> SupplySettings {
+    let settings = SupplySettings {
+        on_demand: layers.get("spawn_on_demand").text == "on",
+        keep_alive_ms: keep_alive(&layers.get("keep_alive_ms").text).unwrap_or_default(),
+        keep_alive_of: keep_alive_of(layers, problems),
+        pinned: list(layers, "pinned_models").into_iter().collect(),
+        min_residency_ms: number(layers, "min_residency_ms"),
+        swap_patience_ms: number(layers, "swap_patience_ms"),
+        ..SupplySettings::default()
+    };
+    if settings.min_residency_ms > settings.swap_patience_ms {
+        let message = format!(
+            "min_residency_ms is {} and swap_patience_ms {}; it may be at most as long",
+            settings.min_residency_ms, settings.swap_patience_ms
+        );
+        problems.push(Problem { origin: layers.get("min_residency_ms").origin, message });
+    }
+    settings
+}
+
+fn keep_alive_of(layers: &Layers, problems: &mut Vec<Problem>) -> BTreeMap<String, Option<u64>> {
+    let mut times = BTreeMap::new();
+    for item in list(layers, "keep_alive_models") {
+        let parsed = item.split_once('=').and_then(|(model, text)| Some((model, keep_alive(text)?)));
+        match parsed {
+            Some((model, time)) => drop(times.insert(model.to_owned(), time)),
+            None => problems.push(Problem {
+                origin: layers.get("keep_alive_models").origin,
+                message: format!(
+                    "keep_alive_models holds {item:?}; allowed is MODEL=MILLISECONDS, with -1 for never"
+                ),
+            }),
+        }
+    }
+    times
+}
+
+/// Milliseconds, or `Some(None)` for never.
+fn keep_alive(text: &str) -> Option<Option<u64>> {
+    if text == "-1" { Some(None) } else { text.parse().ok().map(Some) }
 }
 
 fn list(layers: &Layers, name: &str) -> Vec<String> {

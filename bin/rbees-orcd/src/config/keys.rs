@@ -62,6 +62,32 @@ pub const KEYS: &[Key] = &[
         "a worker's silence before the first token",
     ),
     key("stall_timeout_ms", Kind::Number(100, 1_800_000), "60000", "a worker's silence between two events"),
+    key(
+        "spawn_on_demand",
+        Kind::OneOf(&["on", "off"]),
+        "on",
+        "whether pools are asked for workers when jobs wait for a model that none serves",
+    ),
+    key(
+        "keep_alive_ms",
+        Kind::Number(-1, 31_536_000_000),
+        "300000",
+        "how long an evictable worker is kept without a job; 0 ends it at once, -1 never",
+    ),
+    key("keep_alive_models", Kind::List, "", "the same for single models, each as MODEL=MILLISECONDS"),
+    key("pinned_models", Kind::List, "", "models whose workers are never unloaded"),
+    key(
+        "min_residency_ms",
+        Kind::Number(0, 3_600_000),
+        "10000",
+        "how long a worker serves at least before it gives way to a model that waits for its memory",
+    ),
+    key(
+        "swap_patience_ms",
+        Kind::Number(0, 3_600_000),
+        "30000",
+        "how long a model waits before busy workers take no new job for its sake",
+    ),
     key("retention_hours", Kind::Number(1, 87_600), "168", "how long ended jobs are kept"),
     key(
         "pool_interval_ms",

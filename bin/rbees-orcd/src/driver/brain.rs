@@ -311,6 +311,11 @@ impl Brain {
             Action::ProbeWorker { worker_id, incarnation, uri, secret } => {
                 self.actions.probe_worker(worker_id, incarnation, &uri, secret.as_deref());
             }
+            Action::AskPool { pool, ask } => self.actions.ask_pool(pool, ask),
+            Action::SpawnWorker { pool, worker_id, model } => {
+                self.actions.spawn_worker(pool, worker_id, model);
+            }
+            Action::StopWorker { pool, worker_id } => self.actions.stop_worker(pool, worker_id),
             Action::Notify(notice) => self.notify(notice),
         }
         Ok(())
@@ -336,6 +341,17 @@ impl Brain {
             }
             Notice::Worker { worker_id, state, .. } => {
                 tracing::debug!(code = "WORKER_STATE", %worker_id, ?state, "a worker changed");
+            }
+            Notice::Spawn { pool_id, worker_id, model, phase, error } => {
+                let error = error.as_ref().map(ToString::to_string);
+                tracing::info!(
+                    code = "WORKER_SPAWN", %pool_id, %worker_id, model, ?phase, error, "a worker on demand"
+                );
+            }
+            Notice::Unload { worker_id, model, cause, for_model } => {
+                tracing::info!(
+                    code = "WORKER_UNLOADED", %worker_id, model, ?cause, for_model, "a worker is taken away"
+                );
             }
             Notice::Job { .. } | Notice::Queue { .. } => {}
         }

@@ -4,18 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use api_types::event::Eta;
+use api_types::pool::PoolStatus;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
 use api_types::worker::{ExecuteRequest, FailedCall, HeartbeatCall, ReadyCall, RunRef, WorkerHealth};
 use api_types::{
     CorrelationId, ErrorCode, ErrorDetail, Incarnation, JobId, PoolId, SessionId, TenantId, WorkerId,
 };
 use orchestrator_core::{
-    Answer, Event, Idempotency, Notice, Orchestrator, PoolModel, PoolRow, RequestId, Run, Submission, Time,
+    Answer, Event, Idempotency, Notice, Orchestrator, PoolRow, RequestId, Run, Submission, Time,
 };
 use tokio::sync::{broadcast, oneshot};
 
 use super::desk::Desk;
 use super::hold::storage_full;
+use super::pool_room;
 use super::requests::RequestBody;
 use crate::hashes::HashKey;
 use crate::ids::next_job_id;
@@ -283,9 +285,20 @@ impl Handle {
         self.done(|request| Event::RemovePool { request, pool_id }).await
     }
 
-    /// A pool told what models it has.
-    pub fn pool_models(&self, pool_id: PoolId, models: Vec<PoolModel>) {
-        self.report(Event::PoolModels { pool_id, models });
+    /// A pool told what models it has and what fits, or did not answer. `ask` is the number of the
+    /// question, 0 when the brain had none.
+    pub fn pool_answered(&self, pool_id: &PoolId, ask: u64, answer: Result<PoolStatus, ErrorDetail>) {
+        let pool_id = pool_id.clone();
+        match answer {
+            Ok(status) => {
+                self.report(Event::PoolModels {
+                    pool_id: pool_id.clone(),
+                    models: pool_room::models(&status),
+                });
+                self.report(Event::PoolSeen { pool_id, ask, room: pool_room::room(status) });
+            }
+            Err(error) => self.report(Event::PoolSilent { pool_id, ask, error }),
+        }
     }
 
     /// Looks at the brain's state as of the last commit.

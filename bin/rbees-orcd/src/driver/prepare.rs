@@ -87,6 +87,8 @@ impl Texts {
             Write::DeletePool(pool_id) => Change::DeletePool(pool_id),
             Write::PutEstimates(estimates) => Change::PutEstimates(estimates),
             Write::PutPolicies(rows) => Change::PutPolicies(rows),
+            Write::PutSpawn(row) => Change::PutSpawn(row),
+            Write::DeleteSpawn(worker_id) => Change::DeleteSpawn(worker_id),
         }
     }
 }

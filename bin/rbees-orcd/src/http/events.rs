@@ -7,7 +7,7 @@ use api_types::sse::{KEEP_ALIVE, encode_json_into};
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use orchestrator_core::Notice;
+use orchestrator_core::{Notice, SpawnPhase, UnloadCause};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -19,7 +19,7 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 
 /// News of jobs, workers, the queue and pools as they happen. Not kept: who comes late asks the lists.
 #[utoipa::path(get, path = "/v2/events", tag = "operator",
-    responses((status = 200, description = "Server-sent events `job`, `worker`, `queue`, `pool`, `stale_dropped`, `lagged`",
+    responses((status = 200, description = "Server-sent events `job`, `worker`, `queue`, `pool`, `spawn`, `unload`, `stale_dropped`, `lagged`",
         content_type = "text/event-stream", body = String)))]
 pub async fn operator_events(State(app): State<App>) -> Response {
     let news = (app.driver.notices(), app.pools.news(), app.closing.clone());
@@ -60,6 +60,31 @@ fn encode(notice: &Notice) -> Bytes {
             &json!({ "type": "policy_failed", "name": name, "hook": failure.hook,
                 "message": failure.to_string() }),
         ),
+        Notice::Spawn { pool_id, worker_id, model, phase, error } => {
+            let phase = match phase {
+                SpawnPhase::Started => "started",
+                SpawnPhase::Ready => "ready",
+                SpawnPhase::Failed => "failed",
+            };
+            let error = error.as_ref().map(|error| json!({ "code": error.code, "message": error.message }));
+            frame(
+                "spawn",
+                &json!({ "type": "spawn", "pool_id": pool_id, "worker_id": worker_id, "model": model,
+                    "phase": phase, "error": error }),
+            )
+        }
+        Notice::Unload { worker_id, model, cause, for_model } => {
+            let cause = match cause {
+                UnloadCause::Idle => "idle",
+                UnloadCause::Evicted => "evicted",
+                UnloadCause::Swapped => "swapped",
+            };
+            frame(
+                "unload",
+                &json!({ "type": "unload", "worker_id": worker_id, "model": model, "cause": cause,
+                    "for_model": for_model }),
+            )
+        }
         Notice::StaleDropped { kind } => {
             frame("stale_dropped", &json!({ "type": "stale_dropped", "kind": kind }))
         }

@@ -181,6 +181,7 @@ fn spawn_args(
     push_flag(&mut args, "--pool-id", Some(pool_id));
     let url = request.orchestrator.unwrap_or_else(|| app.pools.url().to_owned());
     push_flag(&mut args, "--orchestrator", Some(argument("orchestrator", &url)?));
+    args.extend(request.evictable.then(|| "--evictable".to_owned()));
     Ok(args)
 }
 

@@ -4,7 +4,7 @@ use api_types::task::Decision;
 use api_types::{Attempt, JobId, PoolId, WorkerId};
 use orchestrator_core::journal::Segment;
 use orchestrator_core::policy::PolicyRows;
-use orchestrator_core::{Estimates, JobRow, PoolRow, Time, WorkerRow};
+use orchestrator_core::{Estimates, JobRow, PoolRow, SpawnRow, Time, WorkerRow};
 use rusqlite::{OptionalExtension, Transaction};
 
 use super::housekeeping::StoredRequest;
@@ -69,6 +69,10 @@ pub enum Change {
     PutEstimates(Box<Estimates>),
     /// The policies in force.
     PutPolicies(PolicyRows),
+    /// A worker that a pool is about to be asked for.
+    PutSpawn(SpawnRow),
+    /// A worker that has come, or will not come.
+    DeleteSpawn(WorkerId),
 }
 
 impl Change {
@@ -84,7 +88,9 @@ impl Change {
             | Self::PutPool(_)
             | Self::DeletePool(_)
             | Self::PutEstimates(_)
-            | Self::PutPolicies(_) => None,
+            | Self::PutPolicies(_)
+            | Self::PutSpawn(_)
+            | Self::DeleteSpawn(_) => None,
         }
     }
 }
@@ -120,6 +126,10 @@ pub(super) fn apply(transaction: &Transaction<'_>, change: &Change) -> Result<Op
         Change::PutEstimates(estimates) => put_estimates(transaction, estimates)?,
         Change::DeletePool(id) => delete(transaction, "DELETE FROM pools WHERE pool_id = ?1", id.as_str())?,
         Change::PutPolicies(rows) => super::policy::put(transaction, rows)?,
+        Change::PutSpawn(row) => put_spawn(transaction, row)?,
+        Change::DeleteSpawn(id) => {
+            delete(transaction, "DELETE FROM spawns WHERE worker_id = ?1", id.as_str())?;
+        }
     }
     Ok(None)
 }
@@ -253,6 +263,14 @@ fn put_estimates(transaction: &Transaction<'_>, estimates: &Estimates) -> Result
     transaction
         .prepare_cached("INSERT OR REPLACE INTO estimates (id, detail) VALUES (1, ?1)")?
         .execute([detail])?;
+    Ok(())
+}
+
+fn put_spawn(transaction: &Transaction<'_>, row: &SpawnRow) -> Result<(), StoreError> {
+    let detail = write_json("spawns.detail", row)?;
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO spawns (worker_id, detail) VALUES (?1, ?2)")?
+        .execute((row.worker_id.as_str(), detail))?;
     Ok(())
 }
 

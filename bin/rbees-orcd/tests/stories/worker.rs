@@ -204,6 +204,7 @@ fn facts(uri: String) -> WorkerFacts {
         quantization: None,
         tokenizer: None,
         capabilities: vec!["chat".to_owned(), "completion".to_owned()],
+        evictable: false,
         engine: "scripted".to_owned(),
         version: "0".to_owned(),
         protocol: api_types::PROTOCOL,

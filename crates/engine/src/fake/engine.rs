@@ -150,7 +150,7 @@ fn info(spec: &Spec, context: u32) -> ModelInfo {
         end_tokens: vec![EOS, END_OF_TURN],
         control_texts: Vocabulary::control_texts(),
         vram_bytes: 0,
-        ram_bytes: 0,
+        ram_bytes: spec.memory_mb << 20,
     }
 }
 

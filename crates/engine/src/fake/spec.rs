@@ -28,6 +28,9 @@ pub struct Spec {
     pub load: Duration,
     /// `context=N`: tokens the model can hold per sequence. Default 4096.
     pub context: u32,
+    /// `memory_mb=N`: MiB of memory it says it takes. It takes none: this is how a pool's memory is
+    /// tried out without filling a machine. Default 0.
+    pub memory_mb: u64,
     /// `eos=P`: chance of the end at each token, 0 to 1. Default 0: answers end at `max_tokens`.
     pub eos: f64,
     /// `template=none`: no chat template.
@@ -39,7 +42,7 @@ pub struct Spec {
 }
 
 const KEYS: &str =
-    "seed, pace_ms, load_ms, context, eos, template, refuse, crash_at, stall_at, error_at, eos_at";
+    "seed, pace_ms, load_ms, context, memory_mb, eos, template, refuse, crash_at, stall_at, error_at, eos_at";
 
 impl Spec {
     /// Reads what follows `fake:`.
@@ -57,6 +60,7 @@ impl Spec {
             pace: Duration::ZERO,
             load: Duration::ZERO,
             context: 4096,
+            memory_mb: 0,
             eos: 0.0,
             template: true,
             refuse: None,
@@ -76,6 +80,7 @@ impl Spec {
             "pace_ms" => self.pace = Duration::from_millis(number(key, value)?),
             "load_ms" => self.load = Duration::from_millis(number(key, value)?),
             "context" => self.context = number(key, value)?,
+            "memory_mb" => self.memory_mb = number(key, value)?,
             "eos" => self.eos = probability(value)?,
             "template" => self.template = template(value)?,
             "refuse" => self.refuse = Some(value.to_owned()),

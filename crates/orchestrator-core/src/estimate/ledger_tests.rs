@@ -31,6 +31,7 @@ fn facts(n: u8, slots: u32) -> WorkerFacts {
         quantization: None,
         tokenizer: None,
         capabilities: vec![],
+        evictable: false,
         engine: String::new(),
         version: String::new(),
         protocol: PROTOCOL,

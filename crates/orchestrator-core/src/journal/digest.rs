@@ -50,7 +50,12 @@ impl Digest {
                 ("end", job_id, release_held, last_event.name()).hash(hasher);
             }
             Action::Answer { answer, .. } => hash_answer(answer, hasher),
-            Action::Publish { .. }
+            Action::SpawnWorker { pool, worker_id, model } => {
+                ("spawn", &pool.pool_id, worker_id, model).hash(hasher);
+            }
+            Action::StopWorker { worker_id, .. } => ("unload", worker_id).hash(hasher),
+            Action::AskPool { .. }
+            | Action::Publish { .. }
             | Action::PublishLive { .. }
             | Action::PassStream(_)
             | Action::AckRun { .. }

@@ -84,7 +84,11 @@ impl<'a> Hot<'a> {
             | Event::PutPool { .. }
             | Event::RemovePool { .. }
             | Event::SetPolicy { .. }
-            | Event::PoolModels { .. } => None,
+            | Event::PoolModels { .. }
+            | Event::PoolSeen { .. }
+            | Event::PoolSilent { .. }
+            | Event::SpawnEnded { .. }
+            | Event::StopEnded { .. } => None,
         })
     }
 

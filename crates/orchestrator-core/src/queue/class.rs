@@ -124,6 +124,11 @@ impl Class {
         first(&self.groups, without)
     }
 
+    /// Each group with the job whose turn it is in it.
+    pub fn heads(&self) -> impl Iterator<Item = (&Group, JobId)> {
+        self.groups.iter().filter_map(|(group, lanes)| Some((group, lanes.head()?.job_id)))
+    }
+
     /// The next of the aged jobs.
     pub fn aged_head<'a>(&'a self, without: &BTreeSet<Group>) -> Option<(&'a Group, JobId)> {
         first(&self.aged, without)

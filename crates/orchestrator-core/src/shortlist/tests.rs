@@ -155,6 +155,7 @@ fn facts(n: u8, model: u8, pool: u8, backend: u8, chat: bool, slots: u8) -> Work
         quantization: None,
         tokenizer: None,
         capabilities,
+        evictable: false,
         engine: "fake".to_owned(),
         version: "0".to_owned(),
         protocol: PROTOCOL,

@@ -387,6 +387,7 @@ fn facts(worker_id: &WorkerId, slots: u32, n: u64) -> WorkerFacts {
         quantization: None,
         tokenizer: None,
         capabilities: vec![],
+        evictable: false,
         engine: "fake".to_owned(),
         version: "0".to_owned(),
         protocol: PROTOCOL,

@@ -7,12 +7,12 @@ use api_types::event::RunEnd;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
 use api_types::worker::{WorkerFacts, WorkerStatus};
 use api_types::{
-    Attempt, Incarnation, InstanceId, JobId, PROTOCOL, PrefixChain, StopReason, TenantId, WorkerId,
+    Attempt, Incarnation, InstanceId, JobId, PROTOCOL, PoolId, PrefixChain, StopReason, TenantId, WorkerId,
 };
 use orchestrator_core::policy::PolicyRows;
 use orchestrator_core::{
-    Action, Answer, Estimates, Event, JobRow, Orchestrator, RequestId, Rows, Run, RunKey, Settings, Step,
-    Submission, Time, WorkerRow, Write,
+    Action, Answer, Estimates, Event, JobRow, Orchestrator, PoolRow, RequestId, Rows, Run, RunKey, Settings,
+    SpawnRow, Step, Submission, Time, WorkerRow, Write,
 };
 use uuid::Uuid;
 
@@ -26,6 +26,8 @@ pub struct World {
     pub workers: BTreeMap<WorkerId, WorkerRow>,
     pub estimates: Option<Estimates>,
     pub policies: PolicyRows,
+    pub pools: BTreeMap<PoolId, PoolRow>,
+    pub spawns: BTreeMap<WorkerId, SpawnRow>,
     requests: u64,
 }
 
@@ -67,6 +69,7 @@ pub fn facts(name: &str, slots: u32) -> WorkerFacts {
         quantization: None,
         tokenizer: None,
         capabilities: vec!["chat".to_owned()],
+        evictable: false,
         engine: "fake".to_owned(),
         version: "0".to_owned(),
         protocol: PROTOCOL,
@@ -124,6 +127,8 @@ impl World {
             workers: BTreeMap::new(),
             estimates: None,
             policies: PolicyRows::default(),
+            pools: BTreeMap::new(),
+            spawns: BTreeMap::new(),
             requests: 1_000,
         }
     }
@@ -148,8 +153,12 @@ impl World {
                     self.workers.remove(id);
                 }
                 Write::PutPolicies(rows) => self.policies = rows.clone(),
-                Write::PutDecision { .. } | Write::PutPool(_) | Write::DeletePool(_) => {}
                 Write::PutEstimates(estimates) => self.estimates = Some((**estimates).clone()),
+                Write::PutPool(row) => drop(self.pools.insert(row.pool_id.clone(), row.clone())),
+                Write::DeletePool(id) => drop(self.pools.remove(id)),
+                Write::PutSpawn(row) => drop(self.spawns.insert(row.worker_id.clone(), row.clone())),
+                Write::DeleteSpawn(id) => drop(self.spawns.remove(id)),
+                Write::PutDecision { .. } => {}
             }
         }
     }
@@ -210,6 +219,8 @@ impl World {
         Rows {
             jobs: self.jobs.values().cloned().collect(),
             workers: self.workers.values().cloned().collect(),
+            pools: self.pools.values().cloned().collect(),
+            spawns: self.spawns.values().cloned().collect(),
             last_number: self.jobs.values().map(|row| row.number).max().unwrap_or(0),
             estimates: self.estimates.clone(),
             policies: self.policies.clone(),

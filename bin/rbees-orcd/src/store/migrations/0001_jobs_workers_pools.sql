@@ -77,3 +77,9 @@ CREATE TABLE policies (
     source TEXT,
     sha256 TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Workers that a pool was asked for and that have not registered: a restart asks what became of them.
+CREATE TABLE spawns (
+    worker_id TEXT PRIMARY KEY,
+    detail    TEXT NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -49,6 +49,9 @@ pub struct Spawn {
     /// Name of this pool in the orchestrator's registry
     #[arg(long)]
     pool_id: Option<PoolId>,
+    /// Let the orchestrator unload it when it is idle or another model needs its memory
+    #[arg(long, requires = "orchestrator")]
+    evictable: bool,
     /// Seconds it may take to be ready
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
@@ -78,6 +81,7 @@ fn request(args: &Spawn) -> Result<SpawnRequest, ErrorDetail> {
         port: args.port,
         orchestrator: args.orchestrator.clone(),
         pool_id: args.pool_id.clone(),
+        evictable: args.evictable,
     })
 }
 

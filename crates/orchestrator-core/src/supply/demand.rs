@@ -1,0 +1,134 @@
+//! What jobs wait for that no worker serves, and since when.
+
+use std::collections::BTreeSet;
+
+use api_types::task::Placement;
+use api_types::worker::{WorkerFacts, WorkerStatus};
+use api_types::{ErrorDetail, JobId, PoolId};
+use serde::{Deserialize, Serialize};
+
+use crate::orchestrator::Orchestrator;
+use crate::queue::Group;
+use crate::row::JobRow;
+use crate::time::Time;
+use crate::turn::Turn;
+use crate::worker::Worker;
+
+/// A model, and what its jobs demand of a worker besides.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Want {
+    pub model: String,
+    pub group: Group,
+}
+
+/// How long something is waited for, and where.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Blocked {
+    /// Since when nobody serves it.
+    pub since: Time,
+    /// The pool that is to serve it, once that is settled.
+    pub pool: Option<PoolId>,
+}
+
+impl Orchestrator {
+    /// Looks at every model again. Returns whether something new is waited for.
+    pub(super) fn note_all_wants(&mut self, now: Time) -> bool {
+        let waiting = self.queue.models().map(str::to_owned);
+        let known = self.supply.blocked.keys().map(|want| want.model.clone());
+        let models: BTreeSet<String> = waiting.chain(known).collect();
+        self.note_wants(&models, now)
+    }
+
+    /// Looks at these models again. Returns whether something new is waited for.
+    pub(super) fn note_wants(&mut self, models: &BTreeSet<String>, now: Time) -> bool {
+        let mut wants = BTreeSet::new();
+        for model in models {
+            for (group, job_id) in self.queue.groups(model) {
+                if !self.is_served(job_id) {
+                    wants.insert(Want { model: model.clone(), group: group.clone() });
+                }
+            }
+        }
+        let blocked = &mut self.supply.blocked;
+        blocked.retain(|want, _| !models.contains(&want.model) || wants.contains(want));
+        let before = blocked.len();
+        for want in wants {
+            blocked.entry(want).or_insert(Blocked { since: now, pool: None });
+        }
+        blocked.len() > before
+    }
+
+    fn is_served(&self, job_id: JobId) -> bool {
+        self.jobs.get(&job_id).is_none_or(|job| self.serves(&job.row))
+    }
+
+    /// Whether some worker serves such jobs, or will once it has loaded.
+    pub(super) fn serves(&self, row: &JobRow) -> bool {
+        self.registry
+            .of_model(&row.model)
+            .any(|worker| is_staying(worker) && suits(&row.placement, worker).is_none())
+    }
+
+    /// One of the jobs that wait for it.
+    pub(super) fn waiting_row(&self, want: &Want) -> Option<&JobRow> {
+        let (_, job_id) = self.queue.groups(&want.model).find(|(group, _)| **group == want.group)?;
+        self.jobs.get(&job_id).map(|job| &job.row)
+    }
+
+    /// The pool that is to serve it, once that is settled.
+    pub(super) fn waits_for(&self, want: &Want) -> Option<&PoolId> {
+        self.supply.blocked.get(want)?.pool.as_ref()
+    }
+
+    /// Ends every job that waits for it, for none of them can ever run.
+    pub(super) fn fail_all(&mut self, want: &Want, error: &ErrorDetail, turn: &mut Turn) {
+        while let Some(job_id) = self.waiting_row(want).map(|row| row.job_id) {
+            self.fail_job(job_id, error.clone(), turn);
+        }
+        self.supply.blocked.remove(want);
+    }
+}
+
+/// Whether a worker takes jobs, or will.
+pub(super) fn is_staying(worker: &Worker) -> bool {
+    let going = matches!(worker.status, Some(WorkerStatus::Draining | WorkerStatus::Failed));
+    worker.gone.is_none() && !worker.row.draining && !going
+}
+
+/// Which demand of a job a worker does not meet. What it can do is known once it has loaded.
+pub(super) fn suits(placement: &Placement, worker: &Worker) -> Option<String> {
+    let facts = &worker.row.facts;
+    if let Some(wanted) = placement.worker.as_ref().filter(|wanted| **wanted != facts.worker_id) {
+        return Some(format!("the job asks for the worker `{wanted}`"));
+    }
+    if let Some(reason) =
+        facts.pool_id.as_ref().and_then(|pool| misplaced(placement, pool, Some(&facts.backend)))
+    {
+        return Some(reason);
+    }
+    if placement.avoid.iter().any(|name| name == facts.worker_id.as_str()) {
+        return Some(format!("the job avoids `{}`", facts.worker_id));
+    }
+    let loaded = worker.status == Some(WorkerStatus::Ready);
+    let lacks = placement.require.iter().find(|name| loaded && !can(facts, name))?;
+    Some(format!("the job requires `{lacks}`; it has {}", facts.capabilities.join(", ")))
+}
+
+fn can(facts: &WorkerFacts, capability: &str) -> bool {
+    facts.backend == capability || facts.capabilities.iter().any(|has| has == capability)
+}
+
+/// Why no worker of a pool, on this backend, could be what the job demands.
+pub(super) fn misplaced(placement: &Placement, pool: &PoolId, backend: Option<&str>) -> Option<String> {
+    const BACKENDS: [&str; 5] = ["cpu", "cuda", "metal", "vulkan", "fake"];
+    if let Some(wanted) = placement.pool.as_ref().filter(|wanted| *wanted != pool) {
+        return Some(format!("the job asks for the pool `{wanted}`"));
+    }
+    if placement.avoid.iter().any(|name| name == pool.as_str()) {
+        return Some("the job avoids it".to_owned());
+    }
+    let backend = backend?;
+    let other = |name: &&String| BACKENDS.contains(&name.as_str()) && *name != backend;
+    let lacks = placement.require.iter().find(other)?;
+    Some(format!("the job requires `{lacks}`, and it runs there on `{backend}`"))
+}

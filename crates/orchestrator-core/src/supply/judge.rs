@@ -1,0 +1,423 @@
+//! Which pool is to serve what nobody serves, and what stands in the way.
+
+use std::collections::BTreeSet;
+
+use api_types::pool::Fit;
+use api_types::{ErrorCode, ErrorDetail, PoolId, WorkerId};
+use serde_json::json;
+
+use super::demand::{is_staying, misplaced, suits};
+use super::evict::Place;
+use super::look::{Need, Outlook, look};
+use super::pools::{Failures, Knowledge};
+use crate::event::PoolRoom;
+use crate::orchestrator::Orchestrator;
+use crate::policy::PolicyLog;
+use crate::row::{JobRow, PoolRow};
+use crate::time::Time;
+use crate::turn::Turn;
+
+/// Milliseconds until a pool is asked again what became of a worker that somebody else starts there.
+const LOOK_AGAIN_MS: u64 = 2_000;
+
+/// What follows for something that is waited for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Verdict {
+    /// Ask this pool for a worker.
+    Spawn { pool_id: PoolId, device: String, bytes: u64 },
+    /// Let these give way first.
+    Release { pool_id: PoolId, victims: Vec<WorkerId> },
+    /// It will be served: by what comes, or once something is known. Nobody else takes from `pools`.
+    Wait { pools: Vec<PoolId>, of: Option<PoolId> },
+    /// Nothing can be done, but that may change.
+    Stuck,
+    /// It can never be.
+    Hopeless(ErrorDetail),
+}
+
+/// A verdict with its ground.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Judged {
+    pub verdict: Verdict,
+    /// When it may be another one by itself.
+    pub until: Option<Time>,
+    /// For people; empty where no pool has the model.
+    pub reason: String,
+}
+
+/// How it looks in one pool.
+#[derive(Debug, Clone, PartialEq)]
+struct Prospect<'a> {
+    pool_id: &'a PoolId,
+    hope: Hope<'a>,
+}
+
+/// The best comes first.
+#[derive(Debug, Clone, PartialEq)]
+enum Hope<'a> {
+    /// A worker for it is being started.
+    Coming(Option<Time>),
+    /// One fits; `None` when nothing is known of its need.
+    Fits(Option<&'a Fit>),
+    /// The pool was asked.
+    Asked,
+    /// One fits once these have gone, who may be told so from then on.
+    Release(Time, Vec<WorkerId>, &'a Fit),
+    /// Workers are being started or ended there.
+    Going(&'a Fit),
+    /// A spawn failed; the next one waits.
+    Resting(&'a Failures),
+    /// The pool does not answer.
+    Silent(&'a ErrorDetail, Time),
+    /// Somebody who has waited longer waits for it.
+    Taken,
+    /// The memory is held by what cannot be taken away.
+    Held(&'a Fit),
+    /// It cannot be there, for this reason.
+    Unfit(String),
+    /// Spawns failed too often.
+    Exhausted(&'a Failures),
+    /// The device is too small.
+    TooLarge(&'a Fit),
+}
+
+impl Hope<'_> {
+    /// The lowest is the best. Who may be told at once goes before who may be told later.
+    const fn rank(&self, now: Time) -> (u8, Time) {
+        let rank = match self {
+            Self::Coming(_) => 0,
+            Self::Fits(_) => 1,
+            Self::Asked => 2,
+            Self::Release(from, ..) if from.0 <= now.0 => 3,
+            Self::Going(_) => 4,
+            Self::Release(from, ..) => return (5, *from),
+            Self::Resting(_) => 6,
+            Self::Silent(..) => 7,
+            Self::Taken => 8,
+            Self::Held(_) => 9,
+            Self::Unfit(_) => 10,
+            Self::Exhausted(_) => 11,
+            Self::TooLarge(_) => 12,
+        };
+        (rank, now)
+    }
+
+    /// Whether a pool in this state may be stuck to.
+    const fn goes_on(&self) -> bool {
+        match self {
+            Self::Coming(_) | Self::Fits(_) | Self::Asked | Self::Release(..) | Self::Going(_) => true,
+            Self::Resting(_) | Self::Silent(..) | Self::Taken | Self::Held(_) => false,
+            Self::Unfit(_) | Self::Exhausted(_) | Self::TooLarge(_) => false,
+        }
+    }
+
+    /// Whether waiting is in vain here, unless the job asked for something else.
+    const fn is_final(&self) -> bool {
+        matches!(self, Self::Exhausted(_) | Self::TooLarge(_))
+    }
+}
+
+impl Orchestrator {
+    /// Asks the pools that could serve such jobs, where what they said counts no more.
+    pub(super) fn ask_for(&mut self, row: &JobRow, taken: &BTreeSet<PoolId>, turn: &mut Turn) {
+        let stale = |pool: &&PoolRow| {
+            self.knowledge(&pool.pool_id, turn.now) == Knowledge::Stale
+                && self.hope(row, turn.now, pool, taken, turn.now, None) == Hope::Asked
+        };
+        let pools: Vec<PoolId> =
+            self.pools_with(&row.model).filter(stale).map(|pool| pool.pool_id.clone()).collect();
+        for pool_id in pools {
+            self.ask_if_stale(&pool_id, turn);
+        }
+    }
+
+    /// What is to be done for jobs such as this one, which have waited since `since`; `chosen` is the
+    /// pool that was settled on before. Without a `log` the policy is not asked who goes first.
+    pub(super) fn judge(
+        &self,
+        row: &JobRow,
+        since: Time,
+        chosen: Option<&PoolId>,
+        taken: &BTreeSet<PoolId>,
+        now: Time,
+        mut log: Option<&mut PolicyLog>,
+    ) -> Judged {
+        let mut prospects = Vec::new();
+        for pool in self.pools_with(&row.model) {
+            let hope = self.hope(row, since, pool, taken, now, log.as_deref_mut());
+            prospects.push(Prospect { pool_id: &pool.pool_id, hope });
+        }
+        let stuck_to =
+            prospects.iter().find(|prospect| Some(prospect.pool_id) == chosen && prospect.hope.goes_on());
+        let best = stuck_to.or_else(|| prospects.iter().min_by_key(|prospect| prospect.hope.rank(now)));
+        match best {
+            Some(best) => judged(best, &prospects, row, now),
+            None => Judged { verdict: Verdict::Stuck, until: None, reason: String::new() },
+        }
+    }
+
+    /// The pools that have a model.
+    fn pools_with<'a>(&'a self, model: &'a str) -> impl Iterator<Item = &'a PoolRow> {
+        self.pools.values().filter(move |pool| {
+            let catalog = self.catalogs.get(&pool.pool_id).into_iter().flatten();
+            catalog.into_iter().any(|known| known.id == model && known.downloaded)
+        })
+    }
+
+    fn hope<'a>(
+        &'a self,
+        row: &JobRow,
+        since: Time,
+        pool: &'a PoolRow,
+        taken: &BTreeSet<PoolId>,
+        now: Time,
+        log: Option<&mut PolicyLog>,
+    ) -> Hope<'a> {
+        let seen = self.supply.pools.get(&pool.pool_id);
+        let fit = seen.and_then(|seen| seen.last()).and_then(|room| fit_of(room, &row.model));
+        if let Some(reason) = self.unfit(row, pool, fit) {
+            return Hope::Unfit(reason);
+        }
+        if self.supply.spawns.values().any(|spawn| spawn.is_for(&pool.pool_id, &row.model)) {
+            return Hope::Coming(None);
+        }
+        let failures = seen.and_then(|seen| seen.failures.get(&row.model));
+        if let Some(failures) = failures.filter(|failures| now < failures.not_before) {
+            let exhausted = failures.count >= self.settings.supply.spawn_tries;
+            return if exhausted { Hope::Exhausted(failures) } else { Hope::Resting(failures) };
+        }
+        if taken.contains(&pool.pool_id) {
+            return Hope::Taken;
+        }
+        match self.knowledge(&pool.pool_id, now) {
+            Knowledge::Asked | Knowledge::Stale => Hope::Asked,
+            Knowledge::Silent(error, until) => Hope::Silent(error, until),
+            Knowledge::Fresh(room) => self.hope_in(row, since, pool, room, now, log),
+        }
+    }
+
+    /// Why a pool that has the model is not the one for such jobs.
+    fn unfit(&self, row: &JobRow, pool: &PoolRow, fit: Option<&Fit>) -> Option<String> {
+        if pool.draining {
+            return Some("it is draining and starts no workers".to_owned());
+        }
+        if row.placement.worker.is_some() {
+            return Some("the job asks for a certain worker".to_owned());
+        }
+        let backend = fit.map(|fit| fit.device.split(':').next().unwrap_or_default());
+        if let Some(reason) = misplaced(&row.placement, &pool.pool_id, backend) {
+            return Some(reason);
+        }
+        let mut there = self
+            .registry
+            .of_model(&row.model)
+            .filter(|worker| worker.row.facts.pool_id.as_ref() == Some(&pool.pool_id) && is_staying(worker));
+        there.find_map(|worker| {
+            let reason = suits(&row.placement, worker)?;
+            Some(format!("`{}` runs it there, but {reason}", worker.row.facts.worker_id))
+        })
+    }
+
+    fn hope_in<'a>(
+        &'a self,
+        row: &JobRow,
+        since: Time,
+        pool: &'a PoolRow,
+        room: &'a PoolRoom,
+        now: Time,
+        log: Option<&mut PolicyLog>,
+    ) -> Hope<'a> {
+        let unknown = |id: &WorkerId| self.registry.get(id).is_none();
+        let starting = |model: &str| {
+            room.processes.iter().any(|p| p.starting && p.model == model && unknown(&p.worker_id))
+        };
+        if starting(&row.model) {
+            return Hope::Coming(Some(now + LOOK_AGAIN_MS));
+        }
+        let Some(fit) = fit_of(room, &row.model) else { return Hope::Fits(None) };
+        let need = Need {
+            bytes: fit.needed_bytes.saturating_add(fit.margin_bytes),
+            free: fit.free_bytes.saturating_sub(self.bytes_coming(&pool.pool_id, &fit.device)),
+            total: fit.total_bytes,
+        };
+        let place = Place { pool_id: &pool.pool_id, device: &fit.device, room };
+        let residents = self.residents(place, since, now, log);
+        match look(need, self.is_changing(&pool.pool_id), &residents) {
+            Outlook::Fits => Hope::Fits(Some(fit)),
+            Outlook::Release { from, victims } => Hope::Release(from, victims, fit),
+            Outlook::Going => Hope::Going(fit),
+            Outlook::Held => Hope::Held(fit),
+            Outlook::TooLarge => Hope::TooLarge(fit),
+        }
+    }
+
+    /// Why such jobs wait, when the reason is that no worker serves them and a pool could.
+    pub(crate) fn why_no_capacity(&self, row: &JobRow) -> Option<String> {
+        if !self.settings.supply.on_demand || self.serves(row) {
+            return None;
+        }
+        let group = crate::queue::Group::of(&row.placement);
+        let want = super::Want { model: row.model.clone(), group };
+        let since = self.supply.blocked.get(&want).map_or(self.seen, |blocked| blocked.since);
+        let older = self.supply.blocked.iter().filter(|(_, other)| other.since < since);
+        let taken = older.filter_map(|(_, other)| other.pool.clone()).collect();
+        let judged = self.judge(row, since, self.waits_for(&want), &taken, self.seen, None);
+        (!judged.reason.is_empty()).then_some(judged.reason)
+    }
+
+    /// Refuses a job that can never run, because no worker serves it and none ever fits.
+    ///
+    /// # Errors
+    /// `INSUFFICIENT_VRAM`, `INSUFFICIENT_MEMORY` or `NO_CAPACITY`, with the numbers of each pool.
+    pub(crate) fn check_capacity(&self, row: &JobRow, now: Time) -> Result<(), ErrorDetail> {
+        if !self.settings.supply.on_demand || self.serves(row) {
+            return Ok(());
+        }
+        match self.judge(row, now, None, &BTreeSet::new(), now, None).verdict {
+            Verdict::Hopeless(error) => Err(error),
+            Verdict::Spawn { .. } | Verdict::Release { .. } | Verdict::Wait { .. } | Verdict::Stuck => Ok(()),
+        }
+    }
+}
+
+fn fit_of<'a>(room: &'a PoolRoom, model: &str) -> Option<&'a Fit> {
+    room.fits.iter().find(|fit| fit.model == model)
+}
+
+fn judged(best: &Prospect<'_>, all: &[Prospect<'_>], row: &JobRow, now: Time) -> Judged {
+    let pool_id = best.pool_id.clone();
+    let of = Some(pool_id.clone());
+    let (verdict, until) = match &best.hope {
+        Hope::Coming(until) => (Verdict::Wait { pools: Vec::new(), of }, *until),
+        Hope::Fits(fit) => {
+            let device = fit.map_or_else(|| "cpu".to_owned(), |fit| fit.device.clone());
+            (Verdict::Spawn { pool_id, device, bytes: fit.map_or(0, |fit| fit.needed_bytes) }, None)
+        }
+        Hope::Release(from, victims, _) if *from <= now => {
+            (Verdict::Release { pool_id, victims: victims.clone() }, None)
+        }
+        Hope::Release(from, ..) => (Verdict::Wait { pools: vec![pool_id], of }, Some(*from)),
+        Hope::Asked | Hope::Going(_) => (Verdict::Wait { pools: vec![pool_id], of }, None),
+        Hope::Resting(failures) => (Verdict::Stuck, Some(failures.not_before)),
+        Hope::Silent(_, until) => (Verdict::Stuck, Some(*until)),
+        Hope::Taken | Hope::Held(_) => (Verdict::Stuck, None),
+        Hope::Unfit(_) | Hope::Exhausted(_) | Hope::TooLarge(_) => (end(all, row, now), None),
+    };
+    Judged { verdict, until, reason: reason(best, all, row, now) }
+}
+
+/// Nothing is left to hope for: the jobs end, unless what rules every pool out is their own demand,
+/// which a worker that somebody starts by hand may meet.
+fn end(all: &[Prospect<'_>], row: &JobRow, now: Time) -> Verdict {
+    let final_ones: Vec<&Prospect<'_>> = all.iter().filter(|prospect| prospect.hope.is_final()).collect();
+    if final_ones.is_empty() {
+        return Verdict::Stuck;
+    }
+    let too_large = final_ones.iter().all(|prospect| matches!(prospect.hope, Hope::TooLarge(_)));
+    let on_gpu = |p: &&Prospect<'_>| matches!(&p.hope, Hope::TooLarge(fit) if !matches!(fit.device.as_str(), "cpu" | "fake"));
+    let code = match (too_large, final_ones.iter().any(on_gpu)) {
+        (false, _) => ErrorCode::NoCapacity,
+        (true, true) => ErrorCode::InsufficientVram,
+        (true, false) => ErrorCode::InsufficientMemory,
+    };
+    let pools: Vec<_> = all.iter().map(|prospect| detail(prospect, now)).collect();
+    let words: Vec<String> = all.iter().map(|prospect| told(prospect, now)).collect();
+    let message = format!("No worker can be started for the model `{}`: {}.", row.model, words.join("; "));
+    let again = final_ones.iter().filter_map(|prospect| match prospect.hope {
+        Hope::Exhausted(failures) => Some(failures.not_before.since(now)),
+        _ => None,
+    });
+    let error = ErrorDetail::new(code, message)
+        .with_details(json!({ "model": row.model, "pools": pools }))
+        .with_hint("Choose a smaller model, start a worker with fewer slots or less context, or look at the pool with `rbees status`.");
+    Verdict::Hopeless(match again.min() {
+        Some(ms) if !too_large => error.with_retry_after_ms(ms.max(1)),
+        Some(_) | None => error,
+    })
+}
+
+/// One pool in the details of an error.
+fn detail(prospect: &Prospect<'_>, now: Time) -> serde_json::Value {
+    let pool = prospect.pool_id.as_str();
+    match &prospect.hope {
+        Hope::TooLarge(fit) => json!({ "pool": pool, "device": fit.device, "needed_bytes": fit.needed_bytes,
+            "margin_bytes": fit.margin_bytes, "total_bytes": fit.total_bytes }),
+        Hope::Exhausted(failures) => json!({ "pool": pool, "failed_spawns": failures.count,
+            "last_error": failures.last.code.as_str(), "message": failures.last.message }),
+        _ => json!({ "pool": pool, "reason": told(prospect, now) }),
+    }
+}
+
+fn reason(best: &Prospect<'_>, all: &[Prospect<'_>], row: &JobRow, now: Time) -> String {
+    let told: Vec<String> = if best.hope.goes_on() {
+        vec![self::told(best, now)]
+    } else {
+        all.iter().map(|prospect| self::told(prospect, now)).collect()
+    };
+    format!("No worker serves the model `{}` yet: {}.", row.model, told.join("; "))
+}
+
+/// How it looks in one pool, for people.
+fn told(prospect: &Prospect<'_>, now: Time) -> String {
+    let pool = prospect.pool_id;
+    let needs = |fit: &Fit| {
+        format!(
+            "on `{pool}` it needs {} and {} to spare on {}",
+            bytes(fit.needed_bytes),
+            bytes(fit.margin_bytes),
+            fit.device
+        )
+    };
+    match &prospect.hope {
+        Hope::Coming(_) => format!("the pool `{pool}` is starting one"),
+        Hope::Fits(_) => format!("the pool `{pool}` is about to be asked for one"),
+        Hope::Asked => format!("the pool `{pool}` is being asked what fits"),
+        Hope::Going(fit) => {
+            format!("{}, where workers are being started or ended just now", needs(fit))
+        }
+        Hope::Release(from, victims, fit) => {
+            let names: Vec<String> = victims.iter().map(|victim| format!("`{victim}`")).collect();
+            let ms = from.since(now);
+            format!(
+                "{}; {} gives way in at most {ms} ms and its running jobs",
+                needs(fit),
+                names.join(" and ")
+            )
+        }
+        Hope::Resting(failures) => format!(
+            "the pool `{pool}` could not start one ({}), and is asked again in {} ms",
+            first_line(&failures.last),
+            failures.not_before.since(now)
+        ),
+        Hope::Silent(error, _) => format!("the pool `{pool}` does not answer ({})", first_line(error)),
+        Hope::Taken => format!("on the pool `{pool}` another model goes first, which has waited longer"),
+        Hope::Held(fit) => format!(
+            "{}, {} are free, and the rest is held by pinned workers or other programs",
+            needs(fit),
+            bytes(fit.free_bytes)
+        ),
+        Hope::Unfit(reason) => format!("the pool `{pool}` is out, because {reason}"),
+        Hope::Exhausted(failures) => format!(
+            "the pool `{pool}` could not start one, {} times at least ({})",
+            failures.count,
+            first_line(&failures.last)
+        ),
+        Hope::TooLarge(fit) => {
+            format!("{}, which has {} in all", needs(fit), bytes(fit.total_bytes))
+        }
+    }
+}
+
+/// A pool's error without the lines of a log that it may carry.
+fn first_line(error: &ErrorDetail) -> String {
+    format!("{}: {}", error.code, error.message.lines().next().unwrap_or_default())
+}
+
+fn bytes(count: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    if count >= 10 * 1024 * MIB {
+        format!("{} GiB", count >> 30)
+    } else {
+        format!("{} MiB", count.div_ceil(MIB))
+    }
+}

@@ -1,0 +1,252 @@
+//! Workers that were asked for, until they are registered and ready.
+
+use api_types::worker::WorkerState;
+use api_types::{ErrorCode, ErrorDetail, PoolId, WorkerId};
+use serde::{Deserialize, Serialize};
+
+use super::earlier;
+use super::pools::Knowledge;
+use crate::orchestrator::Orchestrator;
+use crate::row::SpawnRow;
+use crate::step::{Action, Notice, SpawnPhase, Write};
+use crate::time::Time;
+use crate::turn::Turn;
+
+/// Milliseconds in which a worker that is ready for its pool has to register here.
+const REGISTER_MS: u64 = 15_000;
+
+/// A worker that was asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Spawn {
+    /// What is on disk, until it registers.
+    row: SpawnRow,
+    /// Where it runs.
+    device: String,
+    /// Bytes it will need.
+    bytes: u64,
+    /// Whether it introduced itself.
+    registered: bool,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum State {
+    /// The pool is at it.
+    Asked,
+    /// The pool said that it is ready.
+    Ready(Time),
+    /// It was asked for before the last start, and nobody knows what became of it.
+    Unknown,
+}
+
+impl Spawn {
+    /// Whether it is this model's worker in this pool.
+    pub fn is_for(&self, pool_id: &PoolId, model: &str) -> bool {
+        self.row.pool_id == *pool_id && self.row.model == model
+    }
+}
+
+impl Orchestrator {
+    /// Takes up what was asked for before a restart.
+    pub(crate) fn take_spawns(&mut self, rows: Vec<SpawnRow>, turn: &mut Turn) {
+        turn.supply = true;
+        for row in rows {
+            if self.registry.get(&row.worker_id).is_some() || !self.pools.contains_key(&row.pool_id) {
+                turn.write(Write::DeleteSpawn(row.worker_id));
+                continue;
+            }
+            let spawn =
+                Spawn { device: "cpu".to_owned(), bytes: 0, registered: false, state: State::Unknown, row };
+            self.supply.spawns.insert(spawn.row.worker_id.clone(), spawn);
+        }
+    }
+
+    /// Asks a pool for a worker, under an id that is written down first.
+    pub(super) fn begin_spawn(
+        &mut self,
+        pool_id: &PoolId,
+        model: &str,
+        device: &str,
+        bytes: u64,
+        turn: &mut Turn,
+    ) {
+        let Some(worker_id) = self.draw_worker_id(device, turn.now) else { return };
+        let row = SpawnRow {
+            worker_id: worker_id.clone(),
+            pool_id: pool_id.clone(),
+            model: model.to_owned(),
+            asked_at: turn.now,
+        };
+        turn.write(Write::PutSpawn(row.clone()));
+        let spawn = Spawn { row, device: device.to_owned(), bytes, registered: false, state: State::Asked };
+        self.supply.spawns.insert(worker_id.clone(), spawn);
+        self.ask_for_worker(&worker_id, turn);
+    }
+
+    fn ask_for_worker(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
+        let Some(spawn) = self.supply.spawns.get_mut(worker_id) else { return };
+        let Some(pool) = self.pools.get(&spawn.row.pool_id).cloned() else { return };
+        spawn.state = State::Asked;
+        let (row, model) = (&spawn.row, spawn.row.model.clone());
+        turn.act(Action::SpawnWorker { pool, worker_id: worker_id.clone(), model });
+        turn.act(notice(row, SpawnPhase::Started, None));
+    }
+
+    /// `worker-BACKEND-` and twelve hex digits that follow from the time and a count.
+    fn draw_worker_id(&mut self, device: &str, now: Time) -> Option<WorkerId> {
+        self.supply.drawn += 1;
+        let backend = device.split(':').next().unwrap_or(device);
+        let number = mix(now.0 ^ mix(self.supply.drawn)) >> 16;
+        format!("worker-{backend}-{number:012x}").parse().ok()
+    }
+
+    /// Bytes that workers take which are being started on a device, and may not show there yet.
+    pub(super) fn bytes_coming(&self, pool_id: &PoolId, device: &str) -> u64 {
+        let here = self.supply.spawns.values().filter(|s| s.row.pool_id == *pool_id && s.device == device);
+        here.map(|spawn| spawn.bytes).sum()
+    }
+
+    /// Whether workers of a pool are being started.
+    pub(super) fn is_spawning(&self, pool_id: &PoolId) -> bool {
+        self.supply.spawns.values().any(|spawn| spawn.row.pool_id == *pool_id)
+    }
+
+    /// A worker introduced itself; perhaps it was asked for.
+    pub(crate) fn spawn_registered(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
+        let Some(spawn) = self.supply.spawns.get_mut(worker_id) else { return };
+        if !std::mem::replace(&mut spawn.registered, true) {
+            turn.write(Write::DeleteSpawn(worker_id.clone()));
+        }
+        match spawn.state {
+            State::Asked => {}
+            State::Ready(_) | State::Unknown => self.end_spawn(worker_id, turn),
+        }
+    }
+
+    /// A pool is done with starting a worker.
+    pub(crate) fn spawn_ended(
+        &mut self,
+        pool_id: &PoolId,
+        worker_id: &WorkerId,
+        error: Option<ErrorDetail>,
+        turn: &mut Turn,
+    ) {
+        self.supply.changed(pool_id);
+        let Some(spawn) = self.supply.spawns.get_mut(worker_id).filter(|s| s.row.pool_id == *pool_id) else {
+            return turn.drop_stale("spawn_ended");
+        };
+        turn.supply = true;
+        match error {
+            Some(error) => self.fail_spawn(worker_id, error, turn),
+            None if spawn.registered => self.end_spawn(worker_id, turn),
+            None => spawn.state = State::Ready(turn.now),
+        }
+    }
+
+    fn end_spawn(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
+        let Some(spawn) = self.supply.spawns.remove(worker_id) else { return };
+        if let Some(seen) = self.supply.pools.get_mut(&spawn.row.pool_id) {
+            seen.failures.remove(&spawn.row.model);
+            seen.change();
+        }
+        turn.supply = true;
+        turn.act(notice(&spawn.row, SpawnPhase::Ready, None));
+    }
+
+    fn fail_spawn(&mut self, worker_id: &WorkerId, error: ErrorDetail, turn: &mut Turn) {
+        let Some(spawn) = self.supply.spawns.remove(worker_id) else { return };
+        if spawn.registered {
+            // The pool leaves nothing of a failed spawn behind.
+            self.give_up_worker(worker_id, WorkerState::Failed, false, turn);
+        } else {
+            turn.write(Write::DeleteSpawn(worker_id.clone()));
+        }
+        let seen = self.supply.pools.entry(spawn.row.pool_id.clone()).or_default();
+        seen.fail(&spawn.row.model, error.clone(), &self.settings.supply, turn.now);
+        seen.change();
+        turn.act(notice(&spawn.row, SpawnPhase::Failed, Some(error)));
+    }
+
+    /// Finds out what became of spawns that nobody speaks of any more. Gives when to look again.
+    pub(super) fn look_after_spawns(&mut self, turn: &mut Turn) -> Option<Time> {
+        let mut wake = None;
+        let all: Vec<(WorkerId, PoolId, State)> = self
+            .supply
+            .spawns
+            .values()
+            .map(|spawn| (spawn.row.worker_id.clone(), spawn.row.pool_id.clone(), spawn.state))
+            .collect();
+        for (worker_id, pool_id, state) in all {
+            match state {
+                State::Asked => {}
+                State::Ready(at) if turn.now < at + REGISTER_MS => {
+                    wake = earlier(wake, Some(at + REGISTER_MS));
+                }
+                State::Ready(_) => self.fail_spawn(&worker_id, unregistered(&worker_id), turn),
+                State::Unknown => wake = earlier(wake, self.look_for_spawn(&worker_id, &pool_id, turn)),
+            }
+        }
+        wake
+    }
+
+    /// A spawn from before a restart: the pool has it, or is asked for it once more under its old id.
+    fn look_for_spawn(&mut self, worker_id: &WorkerId, pool_id: &PoolId, turn: &mut Turn) -> Option<Time> {
+        self.ask_if_stale(pool_id, turn);
+        let process = match self.knowledge(pool_id, turn.now) {
+            Knowledge::Asked | Knowledge::Stale => return None,
+            Knowledge::Silent(_, until) => return Some(until),
+            Knowledge::Fresh(room) => room.processes.iter().find(|process| process.worker_id == *worker_id),
+        };
+        match process.map(|process| process.starting) {
+            Some(true) => Some(turn.now + super::pools::FRESH_MS),
+            Some(false) => {
+                let spawn = self.supply.spawns.get_mut(worker_id)?;
+                spawn.state = State::Ready(turn.now);
+                Some(turn.now + REGISTER_MS)
+            }
+            None => {
+                self.ask_again(worker_id, turn);
+                None
+            }
+        }
+    }
+
+    fn ask_again(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
+        let Some(model) = self.supply.spawns.get(worker_id).map(|spawn| spawn.row.model.clone()) else {
+            return;
+        };
+        if self.supply.blocked.keys().any(|want| want.model == model) {
+            self.ask_for_worker(worker_id, turn);
+        } else {
+            self.supply.spawns.remove(worker_id);
+            turn.write(Write::DeleteSpawn(worker_id.clone()));
+        }
+    }
+}
+
+fn notice(row: &SpawnRow, phase: SpawnPhase, error: Option<ErrorDetail>) -> Action {
+    Action::Notify(Notice::Spawn {
+        pool_id: row.pool_id.clone(),
+        worker_id: row.worker_id.clone(),
+        model: row.model.clone(),
+        phase,
+        error,
+    })
+}
+
+fn unregistered(worker_id: &WorkerId) -> ErrorDetail {
+    let message = format!(
+        "The worker `{worker_id}` was ready for its pool, but did not register within {} s.",
+        REGISTER_MS / 1_000
+    );
+    ErrorDetail::new(ErrorCode::SpawnFailed, message)
+        .with_hint("See that the pool's machine reaches the orchestrator at its `url`.")
+}
+
+/// A number that looks random and follows from its input (the finalizer of SplitMix64).
+const fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

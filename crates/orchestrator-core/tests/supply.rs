@@ -1,0 +1,367 @@
+//! Capacity on demand: workers that come because jobs wait, and go because others need their memory.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test fails by panicking"
+)]
+
+mod world;
+
+#[path = "world/pools.rs"]
+mod pools;
+
+use std::collections::BTreeMap;
+
+use api_types::task::{Placement, TaskStatus};
+use api_types::worker::{WorkerState, WorkerStatus};
+use api_types::{ErrorCode, ErrorDetail, StopReason};
+use orchestrator_core::{
+    Action, Answer, Event, Notice, Settings, Step, Submission, SupplySettings, UnloadCause,
+};
+use pools::{MIB, Pools, asked, killed, room, spawned};
+use world::{World, answer, end, job, opened, submission};
+
+fn wanting(n: u128, model: &str) -> Event {
+    Event::Submit(Submission { model: Some(model.to_owned()), ..submission(n) })
+}
+
+fn patient() -> Settings {
+    let supply =
+        SupplySettings { min_residency_ms: 4_000, swap_patience_ms: 6_000, ..SupplySettings::default() };
+    Settings { supply, ..Settings::default() }
+}
+
+fn causes(step: &Step) -> Vec<UnloadCause> {
+    let causes = step.actions.iter().filter_map(|action| match action {
+        Action::Notify(Notice::Unload { cause, .. }) => Some(*cause),
+        _ => None,
+    });
+    causes.collect()
+}
+
+/// Ends the only run of a job.
+fn finish(world: &mut World, n: u128) -> Step {
+    let standing = world.brain.job(job(n)).expect("known");
+    let attempt = standing.row.attempt.expect("an attempt");
+    let run = orchestrator_core::RunKey {
+        job_id: job(n),
+        attempt: attempt.attempt,
+        worker_id: attempt.worker_id,
+        incarnation: attempt.incarnation,
+    };
+    world.event(Event::StreamEnded { run, end: end(1, StopReason::Eos) })
+}
+
+#[test]
+fn a_job_for_a_model_that_nobody_runs_gets_a_worker() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("big", 300)]);
+    let submitted = world.event(wanting(1, "big"));
+    assert!(matches!(answer(&submitted), Answer::Accepted { .. }));
+    let (pool, ask) = asked(&submitted).pop().expect("the pool is asked first");
+    assert_eq!(pool.as_str(), "mac");
+    let step = pools.answer(&mut world, "mac", ask);
+    let worker = spawned(&step).pop().expect("then for a worker");
+    assert_eq!(world.spawns.len(), 1, "it is written down before it is asked for");
+    assert!(world.brain.why(job(1), world.now).expect("waits").summary.contains("is starting one"));
+    let step = pools.come_up(&mut world, &worker);
+    assert_eq!(opened(&step).len(), 1, "the job runs");
+    assert!(world.spawns.is_empty(), "what is registered is no spawn any more");
+    assert_eq!(world.status(1), TaskStatus::Dispatched);
+}
+
+#[test]
+fn a_second_job_of_the_model_asks_for_nothing_more() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("big", 300)]);
+    let worker = pools.first_worker(&mut world, 1, "big");
+    for n in 2..9 {
+        let step = world.event(wanting(n, "big"));
+        assert!(asked(&step).is_empty() && spawned(&step).is_empty());
+    }
+    pools.come_up(&mut world, &worker);
+    let step = world.event(wanting(9, "big"));
+    assert!(asked(&step).is_empty() && spawned(&step).is_empty(), "a full worker is a worker");
+}
+
+#[test]
+fn an_idle_worker_gives_way_and_a_pinned_one_does_not() {
+    for pinned in [false, true] {
+        let mut world = World::new();
+        let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 600), ("b", 600)]);
+        pools.evictable = !pinned;
+        pools.resident(&mut world, "w1", "mac", "a");
+        let submitted = world.event(wanting(1, "b"));
+        let step = pools.answer_all(&mut world, &submitted);
+        if pinned {
+            assert!(killed(&step).is_empty() && spawned(&step).is_empty());
+            let why = world.brain.why(job(1), world.now).expect("waits").summary;
+            assert!(why.contains("held by pinned workers"), "{why}");
+            continue;
+        }
+        assert_eq!(causes(&step), [UnloadCause::Evicted]);
+        let victim = killed(&step).pop().expect("one is stopped");
+        assert_eq!(victim.as_str(), "w1");
+        let step = pools.stopped(&mut world, &victim);
+        let step = pools.answer_all(&mut world, &step);
+        let worker = spawned(&step).pop().expect("its memory is used");
+        assert_eq!(opened(&pools.come_up(&mut world, &worker)).len(), 1);
+    }
+}
+
+#[test]
+fn the_least_recently_used_of_the_idle_goes() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 800)], &[("a", 300), ("b", 300), ("c", 300)]);
+    pools.resident(&mut world, "w1", "mac", "a");
+    world.pass(10);
+    pools.resident(&mut world, "w2", "mac", "b");
+    world.pass(10);
+    let used = world.event(wanting(1, "a"));
+    assert_eq!(opened(&used).len(), 1);
+    finish(&mut world, 1);
+    let submitted = world.event(wanting(2, "c"));
+    let step = pools.answer_all(&mut world, &submitted);
+    assert_eq!(killed(&step).iter().map(|id| id.as_str()).collect::<Vec<_>>(), ["w2"]);
+}
+
+#[test]
+fn an_idle_worker_is_unloaded_after_its_time_and_other_models_after_theirs() {
+    let keep = BTreeMap::from([("a".to_owned(), Some(50)), ("b".to_owned(), None)]);
+    let supply =
+        SupplySettings { keep_alive_ms: Some(2_000), keep_alive_of: keep, ..SupplySettings::default() };
+    let mut world = World::with(Settings { supply, ..Settings::default() });
+    let mut pools =
+        Pools::new(&mut world, &[("mac", 10_000)], &[("a", 300), ("b", 300), ("c", 300), ("d", 300)]);
+    for (worker, model) in [("w1", "a"), ("w2", "b"), ("w3", "c")] {
+        pools.resident(&mut world, worker, "mac", model);
+    }
+    pools.evictable = false;
+    pools.resident(&mut world, "w4", "mac", "d");
+    let names = |step: &Step| killed(step).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names(&world.pass(49)), Vec::<String>::new());
+    assert_eq!(names(&world.pass(1)), ["w1"]);
+    let view = world.brain.workers(world.now).into_iter().find(|w| w.facts.worker_id.as_str() == "w3");
+    assert_eq!(view.expect("there").unload_in_ms, Some(1_950));
+    assert_eq!(names(&world.pass(1_950)), ["w3"]);
+    for worker in ["w1", "w3"] {
+        pools.stopped(&mut world, &world::worker(worker));
+    }
+    let left: Vec<String> =
+        world.brain.workers(world.now).iter().map(|w| w.facts.worker_id.to_string()).collect();
+    assert_eq!(left, ["w2", "w4"], "one model is kept for ever, one worker is pinned");
+}
+
+#[test]
+fn a_worker_that_is_kept_for_no_time_serves_its_job_first() {
+    let supply = SupplySettings { keep_alive_ms: Some(0), ..SupplySettings::default() };
+    let mut world = World::with(Settings { supply, ..Settings::default() });
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 300)]);
+    let worker = pools.first_worker(&mut world, 1, "a");
+    assert_eq!(opened(&pools.come_up(&mut world, &worker)).len(), 1);
+    let step = finish(&mut world, 1);
+    assert_eq!((killed(&step), causes(&step)), (vec![worker], vec![UnloadCause::Idle]));
+}
+
+#[test]
+fn a_model_that_is_too_large_for_every_pool_is_refused_with_the_numbers() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000), ("box", 2_000)], &[("huge", 3_000)]);
+    let submitted = world.event(wanting(1, "huge"));
+    let step = pools.answer_all(&mut world, &submitted);
+    assert_eq!(world.status(1), TaskStatus::Failed, "{step:?}");
+    let error = world.jobs[&job(1)].error.clone().expect("an error");
+    assert_eq!(error.code, ErrorCode::InsufficientMemory);
+    let pools_named = error.details.expect("details")["pools"].clone();
+    assert_eq!(pools_named[0]["needed_bytes"], 3_000 * MIB);
+    assert_eq!(pools_named.as_array().expect("a list").len(), 2);
+    let Answer::Refused(error) = answer(&world.event(wanting(2, "huge"))) else { panic!("refused") };
+    assert_eq!(error.code, ErrorCode::InsufficientMemory, "and the next one at once");
+}
+
+#[test]
+fn a_failed_spawn_is_tried_elsewhere_then_again_and_then_the_job_fails_with_the_reason() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("box", 1_000), ("mac", 1_000)], &[("a", 300)]);
+    let submitted = world.event(wanting(1, "a"));
+    let mut step = pools.answer_all(&mut world, &submitted);
+    let mut tried = Vec::new();
+    while world.status(1) == TaskStatus::Queued {
+        for worker in spawned(&step) {
+            tried.push(pools.pool_of(&worker));
+            step = pools.fail(&mut world, &worker, ErrorCode::SpawnFailed);
+        }
+        let asked_for = world.pass(0);
+        step.actions.extend(asked_for.actions);
+        step = pools.answer_all(&mut world, &step);
+        if spawned(&step).is_empty() && world.status(1) == TaskStatus::Queued {
+            let why = world.brain.why(job(1), world.now).expect("waits").summary;
+            assert!(why.contains("no luck"), "{why}");
+            let later = world.pass(1_000);
+            step = pools.answer_all(&mut world, &later);
+        }
+    }
+    assert_eq!(tried[..2], ["box", "mac"], "another pool first, then the same again");
+    assert_eq!(tried.len(), 6, "three times each: {tried:?}");
+    let error = world.jobs[&job(1)].error.clone().expect("an error");
+    assert_eq!((error.code, error.retriable), (ErrorCode::NoCapacity, true));
+    assert!(error.message.contains("no luck"), "{}", error.message);
+}
+
+#[test]
+fn what_does_not_pass_by_itself_is_not_tried_again() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 300)]);
+    let worker = pools.first_worker(&mut world, 1, "a");
+    pools.fail(&mut world, &worker, ErrorCode::CorruptModel);
+    assert_eq!(world.status(1), TaskStatus::Failed);
+}
+
+#[test]
+fn demands_on_the_place_decide_which_pool_is_asked() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("box", 1_000), ("mac", 1_000)], &[("a", 300)]);
+    pools.resident(&mut world, "w1", "box", "a");
+    let there = Placement { pool: Some("mac".parse().expect("an id")), ..Placement::default() };
+    let event = Event::Submit(Submission { model: Some("a".to_owned()), placement: there, ..submission(1) });
+    let submitted = world.event(event);
+    let step = pools.answer_all(&mut world, &submitted);
+    assert_eq!(spawned(&step).iter().map(|id| pools.pool_of(id)).collect::<Vec<_>>(), ["mac"]);
+    let cuda = Placement { require: vec!["cuda".to_owned()], ..Placement::default() };
+    let event = Event::Submit(Submission { model: Some("a".to_owned()), placement: cuda, ..submission(2) });
+    let submitted = world.event(event);
+    let step = pools.answer_all(&mut world, &submitted);
+    assert!(spawned(&step).is_empty());
+    assert_eq!(world.status(2), TaskStatus::Queued, "somebody may start such a worker by hand");
+    let why = world.brain.why(job(2), world.now).expect("waits").summary;
+    assert!(why.contains("requires `cuda`"), "{why}");
+}
+
+#[test]
+fn a_draining_pool_and_a_silent_one_are_left_alone() {
+    let mut world = World::new();
+    let pools = Pools::new(&mut world, &[("box", 1_000), ("mac", 1_000)], &[("a", 300)]);
+    let request = world.request();
+    let drained = orchestrator_core::PoolRow { draining: true, ..pools.row("box") };
+    world.event(Event::PutPool { request, pool: drained });
+    let submitted = world.event(wanting(1, "a"));
+    let (pool, ask) = asked(&submitted).pop().expect("one is asked");
+    assert_eq!((pool.as_str(), asked(&submitted).len()), ("mac", 1));
+    let error = ErrorDetail::new(ErrorCode::SshFailed, "no route");
+    let step = world.event(Event::PoolSilent { pool_id: pool, ask, error });
+    assert!(spawned(&step).is_empty());
+    let why = world.brain.why(job(1), world.now).expect("waits").summary;
+    assert!(why.contains("no route") && why.contains("draining"), "{why}");
+    assert_eq!(asked(&world.pass(10_000)).len(), 1, "it is asked again after a while");
+}
+
+#[test]
+fn a_spawn_survives_a_restart_and_is_never_doubled() {
+    // The pool undid it, has it under way, or has it ready; `None` is undone.
+    for process in [None, Some(true), Some(false)] {
+        let mut world = World::new();
+        let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 300)]);
+        let worker = pools.first_worker(&mut world, 1, "a");
+        world.restart();
+        pools.tell_catalogs(&mut world);
+        let step = pools.answer_all_with(&mut world, |room| match process {
+            None => room.processes.clear(),
+            Some(starting) => room.processes.iter_mut().for_each(|process| process.starting = starting),
+        });
+        let again = spawned(&step);
+        match process {
+            None => assert_eq!(again, std::slice::from_ref(&worker), "under the id it had"),
+            Some(_) => assert!(again.is_empty(), "it is on its way"),
+        }
+        let step = pools.come_up(&mut world, &worker);
+        assert_eq!(opened(&step).len(), 1);
+        assert!(spawned(&step).is_empty() && world.spawns.is_empty());
+    }
+}
+
+#[test]
+fn a_worker_that_never_registers_counts_as_failed() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 300)]);
+    let worker = pools.first_worker(&mut world, 1, "a");
+    world.event(Event::SpawnEnded { pool_id: pools.id("mac"), worker_id: worker, error: None });
+    world.pass(15_000);
+    assert!(world.spawns.is_empty());
+    let why = world.brain.why(job(1), world.now).expect("waits").summary;
+    assert!(why.contains("did not register"), "{why}");
+}
+
+#[test]
+fn a_busy_worker_serves_until_the_patience_is_over_and_then_gives_way() {
+    let mut world = World::with(patient());
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 600), ("b", 600)]);
+    pools.resident(&mut world, "w1", "mac", "a");
+    for n in 1..=6 {
+        world.event(wanting(n, "a"));
+    }
+    let submitted = world.event(wanting(10, "b"));
+    let step = pools.answer_all(&mut world, &submitted);
+    assert!(killed(&step).is_empty() && causes(&step).is_empty(), "it has jobs to serve");
+    let why = world.brain.why(job(10), world.now).expect("waits").summary;
+    assert!(why.contains("`w1` gives way in at most"), "{why}");
+    assert_eq!(opened(&finish(&mut world, 1)).len(), 1, "and goes on serving them");
+    let step = world.pass(5_999);
+    assert!(causes(&step).is_empty());
+    let step = world.pass(1);
+    let step = if asked(&step).is_empty() { step } else { pools.answer_all(&mut world, &step) };
+    assert_eq!(causes(&step), [UnloadCause::Swapped]);
+    assert!(killed(&step).is_empty(), "never while it runs a job");
+    assert!(opened(&finish(&mut world, 2)).is_empty(), "it takes no new job");
+    let step = finish(&mut world, 3);
+    let victim = killed(&step).pop().expect("and ends with the last one");
+    let step = pools.stopped(&mut world, &victim);
+    let step = pools.answer_all(&mut world, &step);
+    let worker = spawned(&step).pop().expect("the other model comes");
+    assert_eq!(opened(&pools.come_up(&mut world, &worker)), [world::run(10, 1, worker.as_str(), 2)]);
+    assert_eq!(world.status(4), TaskStatus::Queued, "what is left waits for the next turn");
+}
+
+#[test]
+fn nobody_overtakes_on_a_pool_what_has_waited_longer_there() {
+    let mut world = World::with(patient());
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 600), ("b", 600), ("c", 300)]);
+    pools.resident(&mut world, "w1", "mac", "a");
+    world.event(wanting(1, "a"));
+    let submitted = world.event(wanting(2, "b"));
+    pools.answer_all(&mut world, &submitted);
+    world.pass(10);
+    let submitted = world.event(wanting(3, "c"));
+    let step = pools.answer_all(&mut world, &submitted);
+    assert!(spawned(&step).is_empty(), "it would fit, but then the older one would wait for it too");
+    let why = world.brain.why(job(3), world.now).expect("waits").summary;
+    assert!(why.contains("another model goes first"), "{why}");
+}
+
+#[test]
+fn a_pool_that_is_starting_such_a_worker_by_itself_is_not_asked_for_another() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 300)]);
+    pools.process("by-hand", "mac", "a", true);
+    let submitted = world.event(wanting(1, "a"));
+    let step = pools.answer_all(&mut world, &submitted);
+    assert!(spawned(&step).is_empty());
+    pools.evictable = false;
+    let step = pools.register(&mut world, "by-hand", WorkerStatus::Ready);
+    assert_eq!(opened(&step).len(), 1);
+    assert!(world.brain.workers(world.now).iter().all(|w| w.pinned && w.state == WorkerState::Ready));
+}
+
+#[test]
+fn answers_that_bear_an_old_number_decide_nothing() {
+    let mut world = World::new();
+    let pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 300)]);
+    let submitted = world.event(wanting(1, "a"));
+    let (_, ask) = asked(&submitted).pop().expect("asked");
+    let late = Event::PoolSeen { pool_id: pools.id("mac"), ask: ask + 7, room: room(&pools, "mac") };
+    assert!(spawned(&world.event(late)).is_empty());
+    let ours = Event::PoolSeen { pool_id: pools.id("mac"), ask, room: room(&pools, "mac") };
+    assert_eq!(spawned(&world.event(ours)).len(), 1);
+}
