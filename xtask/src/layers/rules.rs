@@ -21,7 +21,7 @@ struct Never {
 const NOBODYS: &str = "nothing uses a binary, a test, a bench or the task runner: \
     programs meet over HTTP or SSH, and what ships does not lean on what tests it";
 
-const USES: [Uses; 17] = [
+const USES: [Uses; 18] = [
     Uses {
         package: "api-types",
         may: &[],
@@ -31,6 +31,11 @@ const USES: [Uses; 17] = [
         package: "orchestrator-core",
         may: &["api-types"],
         because: "the brain is a value; it meets the pool's side only in api-types",
+    },
+    Uses {
+        package: "policy-script",
+        may: &["api-types", "orchestrator-core"],
+        because: "scripts are one way to make the core's policies; the core knows no script language",
     },
     Uses {
         package: "gguf",
@@ -65,7 +70,7 @@ const USES: [Uses; 17] = [
     },
     Uses {
         package: "rbees-orcd",
-        may: &["api-types", "clients", "orchestrator-core"],
+        may: &["api-types", "clients", "orchestrator-core", "policy-script"],
         because: "the orchestrator neither starts processes nor infers",
     },
     Uses {
@@ -80,8 +85,8 @@ const USES: [Uses; 17] = [
     },
     Uses {
         package: "rbees-ctl",
-        may: &["api-types", "cli-kit", "clients", "llama-orch-sdk"],
-        because: "the operator's command line embeds no daemon and no pool",
+        may: &["api-types", "cli-kit", "clients", "llama-orch-sdk", "orchestrator-core", "policy-script"],
+        because: "the operator's command line embeds no daemon and no pool; it tries policies on its own",
     },
     Uses {
         package: "sim",
@@ -146,7 +151,12 @@ const ASYNC_AND_HTTP: &[&str] = &[
     "reqwest",
 ];
 
-const NEVER: [Never; 4] = [
+const NEVER: [Never; 5] = [
+    Never {
+        packages: &["orchestrator-core"],
+        banned: &["rhai"],
+        because: "the brain asks a trait; scripts, and what they cost, stay outside of it",
+    },
     Never {
         packages: &["orchestrator-core", "pool-core"],
         banned: IO,
@@ -226,6 +236,8 @@ mod tests {
     fn each_never_arrow_is_caught() {
         for (package, reached) in [
             ("orchestrator-core", "tokio"),
+            ("orchestrator-core", "rhai"),
+            ("orchestrator-core", "policy-script"),
             ("pool-core", "getrandom"),
             ("api-types", "orchestrator-core"),
             ("api-types", "rand"),

@@ -1,0 +1,25 @@
+//! Policies that people write: five optional functions in a small script, read-only facts in, a number
+//! or a decision out. See `docs/policies/` for the language as its users see it.
+//!
+//! A script cannot harm: everything it may use up is counted, the counts alone decide when it is
+//! stopped, and the same facts always give the same answer at the same count. The one exception is
+//! the [`Watch`], by which a shell may stop a script that a slow machine makes take too long; the
+//! brain writes down when that happened.
+
+mod answers;
+
+mod compile;
+mod engine;
+mod facts;
+mod failure;
+pub mod limits;
+mod memo;
+mod policy;
+
+mod watch;
+
+pub use compile::Language;
+pub use watch::Watch;
+
+/// The built-in policy as a script; it decides identically.
+pub const DEFAULT_SCRIPT: &str = include_str!("../../../policies/default.rhai");
