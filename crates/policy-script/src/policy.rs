@@ -69,10 +69,7 @@ impl ScriptPolicy {
         hook: Hook,
         give: impl FnOnce() -> Result<T, PolicyFailure>,
     ) -> Result<T, PolicyFailure> {
-        self.watch.begin();
-        let answer = give();
-        self.watch.end();
-        answer.map_err(|failure| {
+        self.watch.over(give).map_err(|failure| {
             let position = failure.position.or_else(|| self.hooks.get(&hook).copied());
             PolicyFailure { position, ..failure }
         })

@@ -1,7 +1,7 @@
 //! Counts the operations of an answer, and lets somebody with a clock stop it.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 
 use crate::limits::OPERATIONS;
@@ -32,6 +32,8 @@ pub struct Watch {
     asleep: AtomicBool,
     /// The watchdog's thread.
     watchdog: OnceLock<Thread>,
+    /// Held while an answer is worked on: the counts are of one answer.
+    one_at_a_time: Mutex<()>,
 }
 
 impl Watch {
@@ -68,8 +70,17 @@ impl Watch {
         may
     }
 
-    /// An answer begins.
-    pub(crate) fn begin(&self) {
+    /// Gives one answer: its operations are counted from nothing.
+    pub(crate) fn over<T>(&self, give: impl FnOnce() -> T) -> T {
+        // Nothing is kept under the lock, so a poisoned one means nothing.
+        let _turn = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        self.begin();
+        let answer = give();
+        self.end();
+        answer
+    }
+
+    fn begin(&self) {
         self.spent.store(0, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::SeqCst);
         if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
@@ -77,8 +88,7 @@ impl Watch {
         }
     }
 
-    /// The answer is given.
-    pub(crate) fn end(&self) {
+    fn end(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
