@@ -19,6 +19,9 @@ use crate::step::Write;
 use crate::time::Time;
 use crate::turn::Turn;
 
+/// The longest time after which a job that was refused is asked to try again, in ms.
+const LONGEST_RETRY_MS: u64 = 60_000;
+
 /// What the brain knows about time.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Clockwork {
@@ -153,7 +156,14 @@ impl Orchestrator {
         if forecast.basis == Basis::Backend || needed_ms <= given_ms {
             return Ok(());
         }
-        Err(deadline_unmet(given_ms, eta, by, self.queue.len()))
+        let error = deadline_unmet(given_ms, eta, by, self.queue.len());
+        let alone_ms = needed_ms.saturating_mul(forecast.service_ms) / forecast.expected_ms();
+        if alone_ms > given_ms {
+            return Err(error);
+        }
+        // It is the queue that is too long: once that much of it is done, the same request fits.
+        let error = error.with_retry_after_ms((needed_ms - given_ms).min(LONGEST_RETRY_MS));
+        Err(ErrorDetail { retriable: true, ..error })
     }
 
     /// Whether a waiting job could not end before its deadline even if it were handed out now and

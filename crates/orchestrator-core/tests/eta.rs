@@ -114,7 +114,10 @@ fn a_deadline_that_cannot_be_kept_is_refused_with_the_estimate() {
     let details = error.details.expect("details");
     assert_eq!((&details["deadline_ms"], &details["queue_depth"]), (&3_000.into(), &3.into()));
     assert!(details["eta_ms"]["p90"].as_u64().is_some_and(|p90| p90 > 3_000), "{details}");
+    assert!(error.retriable && error.retry_after_ms.is_some(), "the queue is too long now, not the job");
     assert!(error.hint.is_some() && step.writes.is_empty(), "no work was spent, nothing was written");
+    let hopeless = refused(&world.event(with(7, 500)));
+    assert!(!hopeless.retriable && hopeless.retry_after_ms.is_none(), "it needs a second whatever the queue");
     let row_of = |step: &Step| match &step.writes[..] {
         [Write::InsertJob(row), ..] => row.clone(),
         other => panic!("{other:?}"),

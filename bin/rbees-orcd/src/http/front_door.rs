@@ -184,7 +184,7 @@ fn error_answer(error: &ErrorDetail, is_openai: bool) -> Response {
     } else {
         (status, axum::Json(error.clone().into_body())).into_response()
     };
-    if matches!(status.as_u16(), 429 | 503) {
+    if matches!(status.as_u16(), 429 | 503) || error.retry_after_ms.is_some() {
         let seconds = error.retry_after_ms.unwrap_or(1_000).div_ceil(1_000).max(1);
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
