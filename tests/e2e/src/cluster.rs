@@ -85,7 +85,14 @@ pub struct Cluster {
 impl Cluster {
     /// An orchestrator without workers.
     pub async fn without_workers(engine: Engine) -> Self {
+        Self::prepared(engine, |_| {}).await
+    }
+
+    /// An orchestrator without workers, in a folder that `prepare` has seen first. What lies in its
+    /// `config/rbees` is configuration.
+    pub async fn prepared(engine: Engine, prepare: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        prepare(folder.path());
         let (orchestrator, address) = start_orchestrator(folder.path(), "127.0.0.1:0", 0).await;
         let http = clients::http::http_client().expect("a client");
         Self { engine, orchestrator, workers: Vec::new(), http, address, folder }

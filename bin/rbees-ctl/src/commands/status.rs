@@ -12,6 +12,7 @@ use llama_orch_sdk::{Client, Error, OrchestratorHealth, WorkerView};
 use serde::Serialize;
 
 use super::Outcome;
+use super::workers::kept;
 use crate::context::Context;
 
 /// Longest that a pool is waited for.
@@ -105,8 +106,12 @@ fn table(status: &Status) -> Table {
     for worker in &status.workers {
         let facts = &worker.facts;
         let details = format!(
-            "{} on {}, {} of {} slots busy",
-            facts.model, facts.backend, worker.slots_busy, facts.slots
+            "{} on {}, {} of {} slots busy, {}",
+            facts.model,
+            facts.backend,
+            worker.slots_busy,
+            facts.slots,
+            kept(worker)
         );
         table.row(["worker", facts.worker_id.as_str(), &word_of(&worker.state), &details]);
     }

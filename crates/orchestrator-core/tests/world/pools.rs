@@ -172,6 +172,12 @@ impl Pools {
         self.processes.insert(process.worker_id.clone(), (pool.to_owned(), process));
     }
 
+    /// MiB that processes of a pool hold.
+    pub fn held(&self, pool: &str) -> u64 {
+        let there = self.processes.values().filter(|(at, _)| at == pool);
+        there.map(|(_, process)| process.bytes / MIB).sum()
+    }
+
     pub fn pool_of(&self, worker: &WorkerId) -> String {
         self.processes[worker].0.clone()
     }

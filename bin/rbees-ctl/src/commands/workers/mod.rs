@@ -82,7 +82,7 @@ fn find<'a>(workers: &'a WorkerList, prefix: &str) -> Result<&'a WorkerView, Err
 
 /// The registry as a table.
 pub fn table(list: &WorkerList) -> Table {
-    let mut table = Table::new(["ID", "State", "Model", "Backend", "Pool", "Busy", "Last seen"])
+    let mut table = Table::new(["ID", "State", "Model", "Backend", "Pool", "Busy", "Last seen", "Kept"])
         .with_summary(format!("Total workers: {}", list.workers.len()));
     for worker in &list.workers {
         let pool = worker.facts.pool_id.as_ref().map_or("-", |pool| pool.as_str());
@@ -97,6 +97,7 @@ pub fn table(list: &WorkerList) -> Table {
             pool,
             &busy,
             &seen,
+            &kept(worker),
         ]);
     }
     table
@@ -121,6 +122,7 @@ fn details(worker: &WorkerView) -> Table {
                 human_bytes(facts.ram_bytes)
             ),
         ),
+        ("kept", kept(worker)),
         ("capabilities", facts.capabilities.join(", ")),
         ("engine", facts.engine.clone()),
         ("version", facts.version.clone()),
@@ -129,6 +131,19 @@ fn details(worker: &WorkerView) -> Table {
         table.row([field, &value]);
     }
     table
+}
+
+/// How long it stays: for ever when pinned, else until it was idle for long or is in another's way.
+pub fn kept(worker: &WorkerView) -> String {
+    let span = |ms| human_duration(std::time::Duration::from_millis(ms));
+    match (worker.pinned, worker.idle_ms, worker.unload_in_ms) {
+        (true, _, _) => "pinned".to_owned(),
+        (false, Some(idle), Some(left)) => {
+            format!("on demand, idle {}, unload in {}", span(idle), span(left))
+        }
+        (false, Some(idle), None) => format!("on demand, idle {}", span(idle)),
+        (false, None, _) => "on demand".to_owned(),
+    }
 }
 
 fn state(worker: &WorkerView) -> String {

@@ -42,6 +42,7 @@ pub fn run(args: &Register, host: &Host, printer: &Printer) -> Result<(), ErrorD
         sha256: args.sha256.clone(),
     })?;
     let told = match outcome {
+        Registered::Created if model.downloaded => format!("{} is registered and ready", model.id),
         Registered::Created => {
             format!("{} is registered; fetch it: rbees-pool models download {}", model.id, model.id)
         }
