@@ -16,6 +16,7 @@ pub mod replay;
 pub mod sampling;
 pub mod sse;
 pub mod task;
+pub mod why;
 pub mod worker;
 
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};

@@ -6,6 +6,7 @@ use crate::error::ErrorDetail;
 use crate::event::{Eta, RunEnd};
 use crate::id::{CorrelationId, JobId, PoolId, SessionId, WorkerId};
 use crate::sampling::request_with_sampling;
+use crate::why::{Counterfactual, RuledOut, ScoreTerms};
 
 request_with_sampling! {
     /// What a client asks for. Unknown fields are refused by name.
@@ -307,11 +308,17 @@ pub struct Decision {
     pub queue_depth: u64,
     /// Time since the job was queued.
     pub waited_ms: u64,
-    /// Everybody who was looked at, best first, then the infeasible by id.
+    /// The best of those who were looked at, best first; then a few who could not run the job.
     pub candidates: Vec<Candidate>,
     /// Who was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub picked: Option<WorkerId>,
+    /// The nearest change that would have led to another choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counterfactual: Option<Counterfactual>,
+    /// Names in the job's `placement` that mean no known worker or pool.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_names: Vec<String>,
 }
 
 /// One worker in a placement.
@@ -322,12 +329,21 @@ pub struct Candidate {
     pub worker_id: WorkerId,
     /// Whether it could run the job.
     pub feasible: bool,
-    /// What ruled it out, with the numbers; absent when feasible.
+    /// What ruled it out, in words; absent when feasible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ruled_out: Option<String>,
+    /// The same as a code with its numbers; the first of all that rule it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<RuledOut>,
     /// How good it looked; absent when infeasible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
+    /// What the score is made of; absent when infeasible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<ScoreTerms>,
+    /// Bytes of the prompt that it holds in its KV cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_bytes_held: Option<u64>,
     /// Free slots at that moment.
     pub slots_free: u32,
     /// All its slots.

@@ -27,6 +27,8 @@ pub(crate) struct Openings {
     models: BTreeMap<String, OfModel>,
     entries: BTreeMap<WorkerId, Entry>,
     due: BTreeSet<(Time, WorkerId)>,
+    /// Pools that workers belong to, with how many.
+    pools: BTreeMap<PoolId, u64>,
     totals: Totals,
 }
 
@@ -146,6 +148,9 @@ impl Openings {
         let of_model = self.models.entry(entry.model.clone()).or_default();
         of_model.closed.insert(facts.worker_id.clone());
         of_model.classes.entry(entry.class.clone()).or_default().members += 1;
+        if let Some(pool) = &entry.pool {
+            *self.pools.entry(pool.clone()).or_default() += 1;
+        }
         self.entries.insert(facts.worker_id.clone(), entry);
     }
 
@@ -153,6 +158,7 @@ impl Openings {
     pub fn remove(&mut self, worker_id: &WorkerId) {
         self.change(worker_id, State::default());
         let Some(entry) = self.entries.remove(worker_id) else { return };
+        self.leave_pool(entry.pool.as_ref());
         let Some(of_model) = self.models.get_mut(&entry.model) else { return };
         of_model.closed.remove(worker_id);
         if let Some(of_class) = of_model.classes.get_mut(&entry.class) {
@@ -163,6 +169,16 @@ impl Openings {
         }
         if of_model.classes.is_empty() {
             self.models.remove(&entry.model);
+        }
+    }
+
+    fn leave_pool(&mut self, pool: Option<&PoolId>) {
+        let Some((pool, members)) = pool.and_then(|pool| Some((pool, self.pools.get_mut(pool)?))) else {
+            return;
+        };
+        *members -= 1;
+        if *members == 0 {
+            self.pools.remove(pool);
         }
     }
 
@@ -206,6 +222,11 @@ impl Openings {
         self.models.get(model).into_iter().flat_map(|of_model| &of_model.closed)
     }
 
+    /// Whether any worker belongs to this pool.
+    pub fn has_pool(&self, pool: &PoolId) -> bool {
+        self.pools.contains_key(pool)
+    }
+
     /// Sums over all workers.
     pub const fn totals(&self) -> Totals {
         self.totals
@@ -224,16 +245,17 @@ impl Openings {
     }
 
     /// The best open workers that meet the demands of a placement, but for a worker it names: about
-    /// `breadth` in all, at least two of each class and best first within it.
+    /// `breadth` in all, at least three of each class and best first within it.
     ///
-    /// The best of all that is neither preferred nor has affinity is among them, even without any
-    /// one of them: a worker that is passed over stands behind two that were taken.
+    /// The best of all that is neither preferred nor has affinity is among them, even without any two
+    /// of them (the one that failed the job, the one that is taken): a worker that is passed over
+    /// stands behind three that were found.
     pub fn best(&self, model: &str, placement: &Placement, breadth: usize) -> Vec<&WorkerId> {
         let classes = || {
             let of_model = self.models.get(model).into_iter().flat_map(|of_model| &of_model.classes);
             of_model.filter(|(class, _)| class.meets(&placement.require)).map(|(_, of_class)| of_class)
         };
-        let each = (breadth / classes().count().max(1)).max(2);
+        let each = (breadth / classes().count().max(1)).max(3);
         classes().flat_map(|of_class| of_class.best(placement, each)).collect()
     }
 
@@ -245,13 +267,13 @@ impl Openings {
             .filter_map(|(_, of_class)| of_class.heads.first().map(|(standing, _)| &standing.worker_id))
     }
 
-    /// The best open workers of a pool, two of each class.
+    /// The best open workers of a pool, three of each class.
     pub fn of_pool<'a>(&'a self, model: &str, pool: &PoolId) -> impl Iterator<Item = &'a WorkerId> {
         let pool = Some(pool.clone());
         let of_model = self.models.get(model).into_iter().flat_map(|of_model| of_model.classes.values());
         of_model
             .filter_map(move |of_class| of_class.pools.get(&pool))
-            .flat_map(|order| order.iter().take(2).map(|standing| &standing.worker_id))
+            .flat_map(|order| order.iter().take(3).map(|standing| &standing.worker_id))
     }
 }
 
@@ -313,7 +335,7 @@ impl OfClass {
             let count = if avoided { 0 } else { count };
             return of_pool(&Some(pool.clone()), count).map(|standing| &standing.worker_id).collect();
         }
-        let each = if self.pools.len() == 1 { count } else { 2 };
+        let each = if self.pools.len() == 1 { count } else { 3 };
         let is_avoided = |pool: &Option<PoolId>| {
             pool.as_ref().is_some_and(|pool| avoid.iter().any(|name| name == pool.as_str()))
         };

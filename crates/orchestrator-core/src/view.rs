@@ -8,9 +8,9 @@ use api_types::worker::WorkerView;
 use api_types::{JobId, WorkerId};
 
 use crate::estimate::estimate_view;
+use crate::feasible::fits;
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
-use crate::place::fits;
 use crate::row::{JobRow, PoolRow, WorkerRow};
 use crate::time::Time;
 use crate::worker::Worker;
@@ -128,8 +128,8 @@ impl Orchestrator {
     pub fn why(&self, job_id: JobId, now: Time) -> Option<WhyView> {
         let job = self.jobs.get(&job_id)?;
         let waiting = self.waiting_decision(job_id, now);
-        let summary = match waiting {
-            Some(_) => self.why_waiting(job, now),
+        let summary = match &waiting {
+            Some(waiting) => self.why_waiting(job, now) + &unknown(waiting),
             None => why_placed(&job.row, &job.decisions),
         };
         let estimate = estimate_view(&job.row);
@@ -193,6 +193,15 @@ impl Orchestrator {
     }
 }
 
+/// Names in the job's placement that mean nothing known, as a sentence.
+fn unknown(decision: &Decision) -> String {
+    let quoted: Vec<String> = decision.unknown_names.iter().map(|name| format!("`{name}`")).collect();
+    if quoted.is_empty() {
+        return String::new();
+    }
+    format!(" Its placement names {}, which is no worker and no pool that is known.", quoted.join(", "))
+}
+
 fn unserved(id: &str) -> ModelView {
     ModelView {
         id: id.to_owned(),
@@ -232,12 +241,14 @@ fn why_placed(row: &JobRow, decisions: &[Decision]) -> String {
 fn deciding_fact(decision: &Decision) -> String {
     let feasible: Vec<_> = decision.candidates.iter().filter(|candidate| candidate.feasible).collect();
     let Some(best) = feasible.first() else { return String::new() };
-    let free = format!("{} of {} slots free", best.slots_free, best.slots);
+    let held =
+        best.prompt_bytes_held.map_or_else(String::new, |held| format!("{held} bytes of its prompt held, "));
+    let free = format!("{held}{} of {} slots free", best.slots_free, best.slots);
+    let other = decision.counterfactual.as_ref().map_or_else(String::new, |other| format!("; it {other}"));
     match feasible.get(1) {
-        None => format!(", the only worker that could take it, with {free}"),
+        None => format!(", the only worker that could take it, with {free}{other}"),
         Some(second) => format!(
-            ", the best of {} that could take it: {free}, score {:.1} against {:.1} of `{}`",
-            feasible.len(),
+            ", the best of those that could take it: {free}, score {:.1} against {:.1} of `{}`{other}",
             best.score.unwrap_or_default(),
             second.score.unwrap_or_default(),
             second.worker_id

@@ -1,9 +1,11 @@
-//! Random fleets under random events: the index is exact, and the shortlist holds the best of all.
+//! Random fleets under random events: the index is exact, the shortlist holds the best of all, and
+//! what is written down of a placement is true.
 
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 use api_types::prefix::BlockHash;
-use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
+use api_types::task::{Decision, Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
+use api_types::why::{Change, Counterfactual, RuledOut};
 use api_types::worker::{PREFIX_CACHE, WorkerFacts, WorkerState, WorkerStatus};
 use api_types::{Attempt, Incarnation, InstanceId, JobId, PROTOCOL, PrefixChain, TenantId, WorkerId};
 use proptest::prelude::*;
@@ -11,6 +13,7 @@ use uuid::Uuid;
 
 use crate::event::{Event, RequestId, RunKey};
 use crate::orchestrator::Orchestrator;
+use crate::reason::reproduce;
 use crate::row::{AttemptRow, JobRow, Rows};
 use crate::settings::Settings;
 use crate::time::Time;
@@ -220,7 +223,7 @@ impl Fleet {
             }
             Op::Drain { n } => self.event(Event::DrainWorker { request: RequestId(0), worker_id: id(n) }),
             Op::GiveUp { n } => {
-                let mut turn = crate::turn::Turn::new(now);
+                let mut turn = Turn::new(now);
                 self.brain.give_up_worker(&id(n), WorkerState::Lost, false, &mut turn);
             }
             Op::Pass { ms } => self.now = now + u64::from(ms),
@@ -247,14 +250,60 @@ impl Fleet {
 
     /// The shortlist's best is the best of all.
     fn place(&mut self, placement: Placement, model: u8, last: Option<u8>, blocks: u8) {
-        self.jobs += 1;
-        let mut row = job_row(self.jobs, placement, MODELS[usize::from(model)], last);
-        row.prefix = prompt(blocks);
-        self.brain.registry.refresh(&self.brain.settings, self.now);
-        let short = self.brain.decide(&row, &mut Turn::new(self.now)).map(|(_, picked)| picked);
+        let row = self.job(placement, model, last, blocks);
+        let short = self.decide(&row).map(|(_, picked)| picked);
         let full = self.brain.speculate(&row, self.now).picked;
         assert_eq!(short, full, "{row:?}");
         assert_eq!(self.brain.has_opening_for(&row, self.now), full.is_some());
+    }
+
+    fn job(&mut self, placement: Placement, model: u8, last: Option<u8>, blocks: u8) -> JobRow {
+        self.jobs += 1;
+        let mut row = job_row(self.jobs, placement, MODELS[usize::from(model)], last);
+        row.prefix = prompt(blocks);
+        row
+    }
+
+    fn decide(&mut self, row: &JobRow) -> Option<(Decision, WorkerId)> {
+        self.brain.registry.refresh(&self.brain.settings, self.now);
+        self.brain.decide(row, &mut Turn::new(self.now))
+    }
+
+    /// Makes the one change that a counterfactual names.
+    fn change(&mut self, picked: &WorkerId, other: &Counterfactual) {
+        let now = self.now;
+        let about = if other.change == Change::PickedAbsent { picked } else { &other.worker_id };
+        let worker = self.brain.registry.get_mut(about).expect("registered");
+        match &other.change {
+            Change::FreeSlots { slots_free } => {
+                while worker.slots_free() < *slots_free {
+                    worker.runs.pop_first();
+                }
+            }
+            Change::PickedAbsent => worker.paused_until = Some(now + 1),
+            Change::Lifted { because } => match because {
+                RuledOut::NoFreeSlot { .. } => drop(worker.runs.pop_first()),
+                RuledOut::JustBusy { .. } => worker.paused_until = None,
+                RuledOut::Quarantined { .. } => worker.quarantined_until = None,
+                RuledOut::Silent { .. } => worker.renew(now),
+                RuledOut::Lost | RuledOut::Failed => worker.gone = None,
+                RuledOut::Loading | RuledOut::NotHeard => worker.status = Some(WorkerStatus::Ready),
+                RuledOut::Draining => {
+                    worker.row.draining = false;
+                    worker.status = Some(WorkerStatus::Ready);
+                }
+                RuledOut::OtherModel { .. }
+                | RuledOut::OtherWorker { .. }
+                | RuledOut::OtherPool { .. }
+                | RuledOut::Avoided { .. }
+                | RuledOut::Lacks { .. }
+                | RuledOut::KeptFree { .. } => panic!("not about the worker: {because}"),
+            },
+        }
+        // A lost worker's silence and last words may be older than its loss.
+        if let Change::Lifted { because: RuledOut::Lost | RuledOut::Failed } = other.change {
+            worker.hear(WorkerStatus::Ready, now);
+        }
     }
 }
 
@@ -303,7 +352,36 @@ fn job_row(n: u128, placement: Placement, model: &str, last: Option<u8>) -> JobR
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_recorded_reasons_alone_reproduce_the_choice_and_the_counterfactual_comes_true(
+        ops in prop::collection::vec(op(), 10..60),
+        placement in placement(),
+        last in prop::option::of(0_u8..24),
+        blocks in 0_u8..9,
+    ) {
+        let mut fleet = Fleet::new();
+        ops.into_iter().for_each(|op| fleet.do_one(op));
+        let row = fleet.job(*placement, 0, last, blocks);
+        if let Some((decision, picked)) = fleet.decide(&row) {
+            let text = serde_json::to_string(&decision).expect("writes");
+            prop_assert!(text.len() < 4_096, "{} bytes", text.len());
+            let read: Decision = serde_json::from_str(&text).expect("reads");
+            prop_assert_eq!(&read, &decision);
+            prop_assert_eq!(reproduce(&read), Some(picked.clone()), "{}", text);
+            if let Some(other) = &decision.counterfactual {
+                prop_assert_ne!(&other.worker_id, &picked);
+                fleet.change(&picked, other);
+                let (_, now_picked) = fleet.decide(&row).expect("somebody takes it");
+                prop_assert_eq!(&now_picked, &other.worker_id, "{} {}", other, text);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     #[test]
     fn the_index_is_exact_after_every_step_and_the_shortlist_holds_the_best(
