@@ -282,7 +282,11 @@ impl Fleet {
             }
             Change::PickedAbsent => worker.paused_until = Some(now + 1),
             Change::Lifted { because } => match because {
-                RuledOut::NoFreeSlot { .. } => drop(worker.runs.pop_first()),
+                RuledOut::NoFreeSlot { .. } => {
+                    while worker.slots_free() == 0 {
+                        worker.runs.pop_first();
+                    }
+                }
                 RuledOut::JustBusy { .. } => worker.paused_until = None,
                 RuledOut::Quarantined { .. } => worker.quarantined_until = None,
                 RuledOut::Silent { .. } => worker.renew(now),
