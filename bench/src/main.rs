@@ -1,8 +1,10 @@
-//! What a relay costs: rbees beside HAProxy and two LLM routers, in one run on one machine.
+//! What a relay costs: rbees beside HAProxy and two LLM routers, in one run on one machine. And what
+//! a placement costs and is worth.
 
 mod load;
 mod machine;
 mod mock;
+mod placement;
 mod relay;
 mod report;
 mod stats;
@@ -24,6 +26,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Bench {
     Relay(relay::Args),
+    /// What a decision costs, and what routing by prefixes is worth.
+    Placement(placement::Args),
     /// The worker behind whatever is measured; the bench starts it itself.
     #[command(hide = true)]
     Mock(mock::Args),
@@ -32,6 +36,7 @@ enum Bench {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().bench {
         Bench::Relay(args) => relay::run(&args),
+        Bench::Placement(args) => placement::run(&args),
         Bench::Mock(args) => mock::run(&args),
     };
     match outcome {

@@ -18,6 +18,9 @@ pub struct Args {
 
 /// Builds in release, installs the peers into the cache, and runs the bench.
 pub fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
+    if args.rest.first().is_some_and(|bench| bench == "placement") {
+        return placement(workspace, args);
+    }
     let env = prerequisites::ensure(workspace, &[&Need::FOR_BUILD[..], &[Need::Venv]].concat())?;
     if let Err(error) = prerequisites::ensure(workspace, &[Need::Haproxy]) {
         eprintln!("warning: {error:#}");
@@ -35,4 +38,11 @@ pub fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         bench.arg("--haproxy").arg(haproxy);
     }
     process::run(&mut bench)
+}
+
+/// The brain in the bench's own process needs no peer and no daemon.
+fn placement(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
+    process::run(workspace.cargo().args(["build", "--release", "--locked", "--package", "bench"]))?;
+    let mut bench = std::process::Command::new(workspace.program("bench"));
+    process::run(bench.args(&args.rest).current_dir(&workspace.root))
 }

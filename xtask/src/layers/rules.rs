@@ -100,8 +100,9 @@ const USES: [Uses; 18] = [
     },
     Uses {
         package: "bench",
-        may: &["api-types"],
-        because: "what is measured is a program of its own, like its competitors",
+        may: &["api-types", "orchestrator-core"],
+        because: "what is measured is a program of its own, like its competitors; only the brain's \
+            decisions, which are a value, are measured in the bench's own process",
     },
     Uses { package: "xtask", may: &[], because: "the task runner must build before anything else does" },
 ];
