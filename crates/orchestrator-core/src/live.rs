@@ -87,7 +87,7 @@ impl Orchestrator {
         }
     }
 
-    /// Tells the readers of waiting jobs what has changed.
+    /// Tells the readers of jobs that still wait at the end of the turn what has changed.
     pub(crate) fn tell_live(&mut self, turn: &mut Turn) {
         self.live.armed = false;
         for job_id in self.live.next_round() {

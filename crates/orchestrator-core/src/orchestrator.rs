@@ -155,7 +155,7 @@ impl Orchestrator {
             match subject {
                 Subject::Job(job_id) => self.job_due(job_id, &mut turn),
                 Subject::Worker(worker_id) => self.worker_due(&worker_id, &mut turn),
-                Subject::LiveReaders => self.tell_live(&mut turn),
+                Subject::LiveReaders => turn.live_due = true,
                 Subject::Supply => turn.supply = true,
             }
         }
@@ -202,6 +202,9 @@ impl Orchestrator {
         }
         self.make_capacity(&models, &mut turn);
         self.keep_time(&mut turn);
+        if turn.live_due {
+            self.tell_live(&mut turn);
+        }
         if let Some(submitted) = turn.submitted.take() {
             let answer = self.accepted(submitted);
             turn.step.actions.insert(before_placement, Action::Answer { request: submitted.request, answer });

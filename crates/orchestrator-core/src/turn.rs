@@ -26,6 +26,8 @@ pub(crate) struct Turn {
     pub to_place: BTreeSet<String>,
     /// Whether something changed that decides what capacity can be made.
     pub supply: bool,
+    /// Whether readers of waiting jobs may have news, once it is known who still waits.
+    pub live_due: bool,
     /// The submission to be answered once it is known whether it could start at once.
     pub submitted: Option<Submitted>,
     /// What policies did.
@@ -53,6 +55,7 @@ impl Turn {
             workers_touched: BTreeSet::new(),
             to_place: BTreeSet::new(),
             supply: false,
+            live_due: false,
             submitted: None,
             policy: PolicyLog::default(),
         }
