@@ -3,6 +3,7 @@
 mod check;
 mod keys;
 mod layers;
+mod quotas;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

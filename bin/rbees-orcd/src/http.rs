@@ -11,6 +11,7 @@ pub mod openai;
 pub mod openapi;
 pub mod pool_models;
 pub mod pools;
+mod sessions;
 mod sse;
 pub mod tasks;
 mod workers;
@@ -62,6 +63,7 @@ pub fn router(app: App) -> Router {
         .route("/v2/tasks/{id}/cancel", post(tasks::cancel_task))
         .route("/v2/tasks/{id}/events", get(tasks::task_events))
         .route("/v2/tasks/{id}/why", get(tasks::why_task))
+        .route("/v2/sessions/{id}", get(sessions::get_session).delete(sessions::delete_session))
         .route("/v2/models", get(models::list_models))
         .route("/v2/workers", get(workers::list_workers))
         .route("/v2/workers/ready", post(workers::worker_ready))

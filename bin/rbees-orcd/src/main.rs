@@ -200,6 +200,12 @@ fn show_config(layers: &Layers, origin: bool) -> ExitCode {
             text += &format!("#   from {}\n", set.origin);
         }
     }
+    for (name, set) in layers.tenant_quotas() {
+        text += &format!("{name} = {:?}\n", set.text);
+        if origin {
+            text += &format!("#   from {}\n", set.origin);
+        }
+    }
     say(&text)
 }
 

@@ -10,6 +10,7 @@ mod policy;
 pub mod prompts;
 pub mod record;
 pub mod room;
+mod sessions;
 mod write;
 
 use std::collections::HashSet;
@@ -198,6 +199,7 @@ impl Store {
             workers: self.load_workers(next_incarnation.unwrap_or(Incarnation(1)))?,
             pools: self.load_pools()?,
             spawns: self.load_spawns()?,
+            sessions: sessions::load(&self.connection)?,
             last_number: self.last_number()?,
             next_incarnation,
             decisions: self.load_decisions()?,

@@ -59,6 +59,7 @@ error_codes! {
     NotFound "NOT_FOUND" 404 false "There is no such thing, or no such route.";
     MethodNotAllowed "METHOD_NOT_ALLOWED" 405 false "The route exists, with another method.";
     JobNotFound "JOB_NOT_FOUND" 404 false "No job has this id.";
+    SessionNotFound "SESSION_NOT_FOUND" 404 false "No session has this id, or it was not used for too long.";
     WorkerNotFound "WORKER_NOT_FOUND" 404 false "No worker has this id.";
     PoolNotFound "POOL_NOT_FOUND" 404 false "No pool has this id.";
     ModelNotFound "MODEL_NOT_FOUND" 404 false "No pool and no worker knows this model.";

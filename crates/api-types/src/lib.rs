@@ -14,6 +14,7 @@ pub mod pool;
 pub mod prefix;
 pub mod replay;
 pub mod sampling;
+pub mod session;
 pub mod sse;
 pub mod task;
 pub mod why;

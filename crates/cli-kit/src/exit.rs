@@ -85,6 +85,7 @@ impl From<ErrorCode> for ExitStatus {
             | E::AmbiguousId => Self::Usage,
             E::NotFound
             | E::JobNotFound
+            | E::SessionNotFound
             | E::WorkerNotFound
             | E::PoolNotFound
             | E::PolicyNotFound

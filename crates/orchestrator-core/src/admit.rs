@@ -66,6 +66,7 @@ impl Orchestrator {
         let tokens = self.worst_case_tokens(&row);
         self.tenants.check(&self.settings.quotas, &row.tenant, tokens, spread_ms(row.job_id), now)?;
         self.check_capacity(&row, now)?;
+        self.sessions.check(&self.settings.sessions, &row, tokens, now)?;
         row.eta = self.forecast(&row, now);
         self.check_deadline(&row)?;
         Ok(row)
@@ -124,6 +125,7 @@ impl Orchestrator {
         if job.is_durable() {
             turn.write(Write::InsertJob(job.row.clone()));
         }
+        self.open_session(&job, turn);
         turn.act(Action::Publish {
             job_id,
             event: TaskEvent::Queued { job_id, queue_position, eta_ms: row_eta },

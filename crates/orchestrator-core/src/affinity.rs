@@ -48,7 +48,7 @@ impl Orchestrator {
         Affinity {
             prompt_bytes: row.prompt_bytes,
             held: held.map(|(worker_id, blocks)| (worker_id, bytes(blocks).min(row.prompt_bytes))).collect(),
-            session: None,
+            session: row.session_id.as_ref().and_then(|id| self.session_worker(&row.tenant, id)),
         }
     }
 

@@ -142,6 +142,15 @@ pub enum Event {
         /// What is changed.
         change: PolicyChange,
     },
+    /// A client wants a session forgotten. Answered with `Done` or `Refused`.
+    DeleteSession {
+        /// Who waits for the answer.
+        request: RequestId,
+        /// Whose it is.
+        tenant: TenantId,
+        /// Its id.
+        session_id: SessionId,
+    },
     /// A pool told what models it has.
     PoolModels {
         /// The pool.

@@ -91,6 +91,7 @@ impl Orchestrator {
             }
         }
         self.tenants.settle(&self.settings.quotas, &row.tenant, job.reserved, spent, turn.now);
+        self.close_session(job, turn);
     }
 
     fn end_service(&mut self, tenant: &api_types::TenantId, turn: &mut Turn) {

@@ -22,6 +22,7 @@ use crate::register::{Beat, Introduction};
 use crate::registry::Registry;
 use crate::retry::Budget;
 use crate::row::{PoolRow, Rows};
+use crate::session::Sessions;
 use crate::settings::Settings;
 use crate::step::{Action, Answer, Notice, Step};
 use crate::supply::Supply;
@@ -36,6 +37,7 @@ pub struct Orchestrator {
     pub(crate) jobs: BTreeMap<JobId, Job>,
     pub(crate) queue: Queue,
     pub(crate) tenants: Tenants,
+    pub(crate) sessions: Sessions,
     pub(crate) registry: Registry,
     pub(crate) prefixes: PrefixIndex,
     pub(crate) pools: BTreeMap<PoolId, PoolRow>,
@@ -72,6 +74,7 @@ impl Orchestrator {
             jobs: BTreeMap::new(),
             queue: Queue::default(),
             tenants: Tenants::default(),
+            sessions: Sessions::default(),
             registry: Registry::new(Incarnation(1)),
             prefixes: PrefixIndex::default(),
             pools: BTreeMap::new(),
@@ -140,6 +143,9 @@ impl Orchestrator {
             }
             Event::StopEnded { pool_id, worker_id, error } => {
                 self.stop_ended(&pool_id, &worker_id, error, turn);
+            }
+            Event::DeleteSession { request, tenant, session_id } => {
+                self.delete_session(request, tenant, session_id, turn);
             }
         }
     }

@@ -20,6 +20,7 @@ impl Orchestrator {
         self.clockwork = Clockwork::new(rows.estimates.clone().unwrap_or_default(), turn.now);
         self.registry.next_incarnation = next_incarnation(&rows);
         self.pools = rows.pools.into_iter().map(|pool| (pool.pool_id.clone(), pool)).collect();
+        rows.sessions.into_iter().for_each(|row| self.sessions.recover(row));
         for row in rows.workers {
             self.take_worker(row, turn);
         }
@@ -64,6 +65,7 @@ impl Orchestrator {
             self.memory.admit(&row);
             let mut job = Job { reserved: self.reserve_tokens(&row, turn.now), ..Job::new(row) };
             job.wait_for_reader(turn.now);
+            self.sessions.reopen(&job.row, job.reserved);
             turn.jobs_touched.insert(job.row.job_id);
             self.jobs.insert(job.row.job_id, job);
         }

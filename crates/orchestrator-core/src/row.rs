@@ -108,6 +108,43 @@ pub struct WorkerRow {
     pub draining: bool,
 }
 
+/// A session: what its jobs took and where the last one ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRow {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its id.
+    pub session_id: SessionId,
+    /// Number of the job that made it; jobs with smaller ones belong to an earlier session.
+    pub first_job: u64,
+    /// When that was.
+    pub created_at: Time,
+    /// When a job of it was last submitted or ended.
+    pub last_used_at: Time,
+    /// Tokens that its ended jobs took.
+    pub tokens_used: u64,
+    /// Its completed jobs.
+    pub turns: u64,
+    /// The worker that last generated for it.
+    pub worker: Option<WorkerId>,
+}
+
+impl SessionRow {
+    /// The session that a job makes by naming it.
+    pub(crate) fn new(row: &JobRow, session_id: SessionId, now: Time) -> Self {
+        Self {
+            tenant: row.tenant.clone(),
+            session_id,
+            first_job: row.number,
+            created_at: now,
+            last_used_at: now,
+            tokens_used: 0,
+            turns: 0,
+            worker: None,
+        }
+    }
+}
+
 /// A pool in the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolRow {
@@ -145,6 +182,8 @@ pub struct Rows {
     pub pools: Vec<PoolRow>,
     /// Workers that were asked for and have not come.
     pub spawns: Vec<SpawnRow>,
+    /// Sessions that were not deleted, expired ones among them.
+    pub sessions: Vec<SessionRow>,
     /// The largest job number ever given; 0 before the first.
     pub last_number: u64,
     /// The largest `next_incarnation` ever written.

@@ -20,6 +20,8 @@ pub struct Settings {
     pub job_time_limit_ms: u64,
     /// Shares and bounds of tenants. Default: equal shares, no bounds.
     pub quotas: Quotas,
+    /// How long sessions last and what they may use.
+    pub sessions: SessionSettings,
     /// How jobs are tried again.
     pub retry: RetrySettings,
     /// When a silent worker is given up.
@@ -94,6 +96,7 @@ impl Default for Settings {
             full_policy: FullPolicy::Reject,
             job_time_limit_ms: 300_000,
             quotas: Quotas::default(),
+            sessions: SessionSettings::default(),
             retry: RetrySettings::default(),
             lease: LeaseSettings::default(),
             supply: SupplySettings::default(),
@@ -121,6 +124,24 @@ pub enum FullPolicy {
     Reject,
     /// The oldest waiting batch job ends with `QUEUE_FULL` in its place; without one, as `Reject`.
     DropOldestBatch,
+}
+
+/// How long sessions last and what they may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionSettings {
+    /// Milliseconds of disuse after which a session is forgotten. Default 600,000 (10 min).
+    pub ttl_ms: u64,
+    /// Tokens of prompts and answers that a session may take; `None` is without bound. Default none.
+    pub token_budget: Option<u64>,
+    /// Sessions without open jobs that are remembered, least recently used forgotten first. Default
+    /// 10,000.
+    pub capacity: usize,
+}
+
+impl Default for SessionSettings {
+    fn default() -> Self {
+        Self { ttl_ms: 600_000, token_budget: None, capacity: 10_000 }
+    }
 }
 
 /// How jobs are tried again after a failed attempt.

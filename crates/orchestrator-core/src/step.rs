@@ -3,12 +3,12 @@
 use api_types::error::ErrorDetail;
 use api_types::event::{Eta, TaskEvent};
 use api_types::task::{Decision, TaskStatus};
-use api_types::{Attempt, Incarnation, JobId, PoolId, PrefixChain, WorkerId};
+use api_types::{Attempt, Incarnation, JobId, PoolId, PrefixChain, SessionId, TenantId, WorkerId};
 
 use crate::estimate::Estimates;
 use crate::event::{RequestId, Run, RunKey};
 use crate::policy::{PolicyFailure, PolicyRows};
-use crate::row::{JobRow, PoolRow, SpawnRow, WorkerRow};
+use crate::row::{JobRow, PoolRow, SessionRow, SpawnRow, WorkerRow};
 
 /// What one event led to.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -55,6 +55,15 @@ pub enum Write {
     PutPool(PoolRow),
     /// A pool that is no longer of interest.
     DeletePool(PoolId),
+    /// A session that is new or was used.
+    PutSession(SessionRow),
+    /// A session that is forgotten.
+    DeleteSession {
+        /// Whose it was.
+        tenant: TenantId,
+        /// Its id.
+        session_id: SessionId,
+    },
     /// What was learnt of rates and waits, in place of what was written before.
     PutEstimates(Box<Estimates>),
     /// The policies in force; takes the place of what was kept of them.

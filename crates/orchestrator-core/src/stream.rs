@@ -35,6 +35,7 @@ impl Orchestrator {
             job.set_running();
             turn.save_job(job);
             turn.tell_job(job);
+            self.sessions.served_by(&job.row, &run.worker_id);
         }
         turn.act(Action::PassStream(run.clone()));
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use api_types::task::{Decision, TaskStatus};
-use api_types::{Attempt, Incarnation, JobId, PoolId, TaskEvent, WorkerId};
+use api_types::{Attempt, Incarnation, JobId, PoolId, SessionId, TaskEvent, TenantId, WorkerId};
 use orchestrator_core::policy::PolicyRows;
-use orchestrator_core::{Estimates, JobRow, PoolRow, Rows, SpawnRow, WorkerRow, Write};
+use orchestrator_core::{Estimates, JobRow, PoolRow, Rows, SessionRow, SpawnRow, WorkerRow, Write};
 
 use crate::bugs::Bug;
 use crate::checks::Checks;
@@ -19,6 +19,7 @@ pub struct Store {
     workers: BTreeMap<WorkerId, WorkerRow>,
     pools: BTreeMap<PoolId, PoolRow>,
     spawns: BTreeMap<WorkerId, SpawnRow>,
+    sessions: BTreeMap<(TenantId, SessionId), SessionRow>,
     next_incarnation: Option<Incarnation>,
     decisions: Vec<(JobId, Attempt, Decision)>,
     estimates: Option<Estimates>,
@@ -80,6 +81,12 @@ impl Store {
                 }
                 Write::DeleteWorker(id) => drop(self.workers.remove(id)),
                 Write::PutPool(row) => drop(self.pools.insert(row.pool_id.clone(), row.clone())),
+                Write::PutSession(row) => {
+                    self.sessions.insert((row.tenant.clone(), row.session_id.clone()), row.clone());
+                }
+                Write::DeleteSession { tenant, session_id } => {
+                    self.sessions.remove(&(tenant.clone(), session_id.clone()));
+                }
                 Write::DeletePool(id) => drop(self.pools.remove(id)),
                 Write::PutEstimates(estimates) => self.estimates = Some((**estimates).clone()),
                 Write::PutPolicies(rows) => self.policies = rows.clone(),
@@ -116,6 +123,7 @@ impl Store {
                 .collect(),
             workers: self.workers.values().cloned().collect(),
             pools: self.pools.values().cloned().collect(),
+            sessions: self.sessions.values().cloned().collect(),
             last_number: if bug == Some(Bug::NumbersReused) { 0 } else { self.last_number() },
             spawns: self.spawns.values().cloned().collect(),
             next_incarnation: self.next_incarnation,

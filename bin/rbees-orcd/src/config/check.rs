@@ -5,7 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use orchestrator_core::{Settings, SupplySettings};
+use orchestrator_core::{SessionSettings, Settings, SupplySettings};
 
 use super::layers::{Layers, Origin, Problem};
 use super::{Config, Limits, Token, full_policy};
@@ -19,6 +19,7 @@ pub(super) fn assemble(layers: &Layers, problems: &mut Vec<Problem>) -> Option<C
     let bind = bind(layers, problems);
     let home = home(layers, problems);
     let token = token(layers, problems);
+    problems.extend(layers.zero_quotas());
     if let Some(bind) = bind {
         exposure(layers, bind, token.is_some(), problems);
     }
@@ -39,6 +40,12 @@ pub(super) fn assemble(layers: &Layers, problems: &mut Vec<Problem>) -> Option<C
             full_policy: full_policy(&layers.get("full_policy").text),
             job_time_limit_ms: number(layers, "job_time_limit_ms"),
             supply: supply(layers, problems),
+            quotas: layers.quotas(),
+            sessions: SessionSettings {
+                ttl_ms: number(layers, "session_ttl_ms"),
+                token_budget: layers.get("session_token_budget").text.parse().ok(),
+                capacity: usize::try_from(number(layers, "session_capacity")).unwrap_or(usize::MAX),
+            },
             ..Settings::default()
         },
         stalls: StallLimits {

@@ -26,6 +26,29 @@ pub struct Key {
     pub help: &'static str,
 }
 
+impl Kind {
+    /// Whether this text is one that it may hold.
+    pub fn takes(self, text: &str) -> bool {
+        match self {
+            Self::Text | Self::List => true,
+            Self::OneOf(words) => words.contains(&text),
+            Self::Number(low, high) => text.parse::<i64>().is_ok_and(|n| (low..=high).contains(&n)),
+        }
+    }
+}
+
+impl Key {
+    /// What it may hold, in words.
+    pub fn allowed(&self) -> String {
+        match self.kind {
+            Kind::Text => "allowed is a text".to_owned(),
+            Kind::List => "allowed is a list of texts".to_owned(),
+            Kind::OneOf(words) => format!("allowed are {}", words.join(", ")),
+            Kind::Number(low, high) => format!("allowed is a whole number from {low} to {high}"),
+        }
+    }
+}
+
 const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
     Key { name, kind, default, help }
 }
@@ -54,6 +77,33 @@ pub const KEYS: &[Key] = &[
     key("body_timeout_ms", Kind::Number(1, 600_000), "30000", "until a request's body is there"),
     key("queue_capacity", Kind::Number(-1, 10_000_000), "1000", "jobs that may wait; -1 is without bound"),
     key("full_policy", Kind::OneOf(&["reject", "drop-oldest-batch"]), "reject", "what a full queue does"),
+    key(
+        "quotas.default.concurrency",
+        Kind::Number(-1, 1_000_000),
+        "-1",
+        "jobs of a tenant that workers may hold at one time; more wait; -1 is without bound",
+    ),
+    key(
+        "quotas.default.queued",
+        Kind::Number(-1, 10_000_000),
+        "-1",
+        "jobs of a tenant that may wait; more are refused; -1 is without bound",
+    ),
+    key(
+        "quotas.default.tokens_per_minute",
+        Kind::Number(-1, 1_000_000_000),
+        "-1",
+        "tokens of prompts and answers of a tenant per minute; -1 is without bound",
+    ),
+    key("quotas.default.weight", Kind::Number(1, 1_000), "1", "a tenant's share of a contended queue"),
+    key("session_ttl_ms", Kind::Number(1_000, 604_800_000), "600000", "how long an unused session is kept"),
+    key(
+        "session_token_budget",
+        Kind::Number(-1, 1_000_000_000_000),
+        "-1",
+        "tokens that one session may take; -1 is without bound",
+    ),
+    key("session_capacity", Kind::Number(1, 1_000_000), "10000", "unused sessions that are kept at most"),
     key("job_time_limit_ms", Kind::Number(1_000, 1_800_000), "300000", "how long one attempt may run"),
     key(
         "first_token_timeout_ms",

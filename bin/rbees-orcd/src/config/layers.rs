@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{KEYS, Key, Kind, find, nearest};
+use super::quotas::{self, TenantQuotas};
 
 /// Name of the file in a configuration folder.
 const FILE_NAME: &str = "orchestrator.toml";
@@ -64,6 +66,7 @@ pub struct Set {
 #[derive(Debug, Clone)]
 pub struct Layers {
     values: BTreeMap<&'static str, Set>,
+    pub(super) tenant_quotas: TenantQuotas,
     problems: Vec<Problem>,
 }
 
@@ -71,7 +74,11 @@ impl Layers {
     /// Nothing but the defaults.
     pub fn defaults() -> Self {
         let default = |key: &Key| (key.name, Set { text: key.default.to_owned(), origin: Origin::Default });
-        Self { values: KEYS.iter().map(default).collect(), problems: Vec::new() }
+        Self {
+            values: KEYS.iter().map(default).collect(),
+            tenant_quotas: TenantQuotas::new(),
+            problems: Vec::new(),
+        }
     }
 
     /// Reads the files where they are looked for, then `explicit` (which has to be there), then
@@ -89,7 +96,7 @@ impl Layers {
             layers.read_file(path);
         }
         for key in KEYS {
-            let name = format!("RBEES_{}", key.name.to_ascii_uppercase());
+            let name = format!("RBEES_{}", key.name.replace('.', "_").to_ascii_uppercase());
             if let Some(text) = environment(&name) {
                 layers.set(key, text, Origin::Environment(name));
             }
@@ -146,32 +153,37 @@ impl Layers {
         let mut entries: Vec<_> = table.iter().collect();
         entries.sort_by_key(|(name, _)| name.span().start);
         for (name, value) in entries {
-            let origin = Origin::File(path.to_owned(), line_of(text, name.span().start));
+            let origin_of = |span: Range<usize>| Origin::File(path.to_owned(), line_of(text, span.start));
+            let origin = origin_of(name.span());
+            if name.get_ref() == quotas::TABLE {
+                self.take_quotas(value.get_ref(), &origin_of);
+                continue;
+            }
             let Some(key) = find(name.get_ref()) else {
                 self.problem(origin, unknown_key(name.get_ref()));
                 continue;
             };
             match as_text(key, value) {
                 Some(text) => self.set(key, text, origin),
-                None => self.problem(origin, format!("{} has the wrong type; {}", key.name, allowed(key))),
+                None => self.problem(origin, format!("{} has the wrong type; {}", key.name, key.allowed())),
             }
         }
     }
 
     fn set(&mut self, key: &'static Key, text: String, origin: Origin) {
-        let fits = match key.kind {
-            Kind::Text | Kind::List => true,
-            Kind::OneOf(words) => words.contains(&text.as_str()),
-            Kind::Number(low, high) => text.parse::<i64>().is_ok_and(|number| (low..=high).contains(&number)),
-        };
-        if fits {
-            self.values.insert(key.name, Set { text, origin });
+        if key.kind.takes(&text) {
+            self.put(key, Set { text, origin });
         } else {
-            self.problem(origin, format!("{} is {text:?}; {}", key.name, allowed(key)));
+            self.problem(origin, format!("{} is {text:?}; {}", key.name, key.allowed()));
         }
     }
 
-    fn problem(&mut self, origin: Origin, message: String) {
+    /// Keeps a value that its key takes.
+    pub(super) fn put(&mut self, key: &'static Key, set: Set) {
+        self.values.insert(key.name, set);
+    }
+
+    pub(super) fn problem(&mut self, origin: Origin, message: String) {
         self.problems.push(Problem { origin, message });
     }
 }
@@ -186,16 +198,8 @@ fn unknown_key(name: &str) -> String {
     }
 }
 
-fn allowed(key: &Key) -> String {
-    match key.kind {
-        Kind::Text => "allowed is a text".to_owned(),
-        Kind::List => "allowed is a list of texts".to_owned(),
-        Kind::OneOf(words) => format!("allowed are {}", words.join(", ")),
-        Kind::Number(low, high) => format!("allowed is a whole number from {low} to {high}"),
-    }
-}
-
-fn as_text(key: &Key, value: &Spanned<DeValue<'_>>) -> Option<String> {
+/// A value of a file as it would stand in the environment; `None` when it is of another type.
+pub(super) fn as_text(key: &Key, value: &Spanned<DeValue<'_>>) -> Option<String> {
     match (key.kind, value.get_ref()) {
         (Kind::Text | Kind::OneOf(_), DeValue::String(text)) => Some(text.to_string()),
         (Kind::Number(..), DeValue::Integer(number)) if number.radix() == 10 => {

@@ -285,6 +285,14 @@ impl Handle {
         self.done(|request| Event::RemovePool { request, pool_id }).await
     }
 
+    /// Forgets a session.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn delete_session(&self, tenant: TenantId, session_id: SessionId) -> Result<(), ErrorDetail> {
+        self.done(|request| Event::DeleteSession { request, tenant, session_id }).await
+    }
+
     /// A pool told what models it has and what fits, or did not answer. `ask` is the number of the
     /// question, 0 when the brain had none.
     pub fn pool_answered(&self, pool_id: &PoolId, ask: u64, answer: Result<PoolStatus, ErrorDetail>) {

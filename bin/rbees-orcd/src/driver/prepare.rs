@@ -86,6 +86,8 @@ impl Texts {
             Write::PutPool(row) => Change::PutPool(row),
             Write::DeletePool(pool_id) => Change::DeletePool(pool_id),
             Write::PutEstimates(estimates) => Change::PutEstimates(estimates),
+            Write::PutSession(row) => Change::PutSession(row),
+            Write::DeleteSession { tenant, session_id } => Change::DeleteSession(tenant, session_id),
             Write::PutPolicies(rows) => Change::PutPolicies(rows),
             Write::PutSpawn(row) => Change::PutSpawn(row),
             Write::DeleteSpawn(worker_id) => Change::DeleteSpawn(worker_id),

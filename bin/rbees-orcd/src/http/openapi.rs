@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use super::openai::{chat, completions, models as openai_models};
-use super::{events, health, models, pool_models, pools, tasks, workers};
+use super::{events, health, models, pool_models, pools, sessions, tasks, workers};
 
 /// Collects the routes; see [`document`].
 #[derive(OpenApi)]
@@ -21,6 +21,8 @@ use super::{events, health, models, pool_models, pools, tasks, workers};
         tasks::task_events,
         tasks::cancel_task,
         tasks::why_task,
+        sessions::get_session,
+        sessions::delete_session,
         models::list_models,
         workers::list_workers,
         workers::get_worker,

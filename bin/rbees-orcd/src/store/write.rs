@@ -1,15 +1,15 @@
 //! One change of the database each, inside the driver's transaction.
 
 use api_types::task::Decision;
-use api_types::{Attempt, JobId, PoolId, WorkerId};
+use api_types::{Attempt, JobId, PoolId, SessionId, TenantId, WorkerId};
 use orchestrator_core::journal::Segment;
 use orchestrator_core::policy::PolicyRows;
-use orchestrator_core::{Estimates, JobRow, PoolRow, SpawnRow, Time, WorkerRow};
+use orchestrator_core::{Estimates, JobRow, PoolRow, SessionRow, SpawnRow, Time, WorkerRow};
 use rusqlite::{OptionalExtension, Transaction};
 
 use super::housekeeping::StoredRequest;
 use super::record::{JobDetail, WorkerDetail, micros, write_json};
-use super::{StoreError, journal};
+use super::{StoreError, journal, sessions};
 
 /// Something to write. As the brain asked for it, with the texts that the brain never sees.
 #[derive(Debug)]
@@ -67,6 +67,10 @@ pub enum Change {
     DeletePool(PoolId),
     /// What was learnt of rates and waits.
     PutEstimates(Box<Estimates>),
+    /// A session that is new or was used.
+    PutSession(SessionRow),
+    /// A session that is forgotten.
+    DeleteSession(TenantId, SessionId),
     /// The policies in force.
     PutPolicies(PolicyRows),
     /// A worker that a pool is about to be asked for.
@@ -87,6 +91,8 @@ impl Change {
             | Self::DeleteWorker(_)
             | Self::PutPool(_)
             | Self::DeletePool(_)
+            | Self::PutSession(_)
+            | Self::DeleteSession(..)
             | Self::PutEstimates(_)
             | Self::PutPolicies(_)
             | Self::PutSpawn(_)
@@ -125,6 +131,8 @@ pub(super) fn apply(transaction: &Transaction<'_>, change: &Change) -> Result<Op
         Change::PutPool(row) => put_pool(transaction, row)?,
         Change::PutEstimates(estimates) => put_estimates(transaction, estimates)?,
         Change::DeletePool(id) => delete(transaction, "DELETE FROM pools WHERE pool_id = ?1", id.as_str())?,
+        Change::PutSession(row) => sessions::put(transaction, row)?,
+        Change::DeleteSession(tenant, session_id) => sessions::delete(transaction, tenant, session_id)?,
         Change::PutPolicies(rows) => super::policy::put(transaction, rows)?,
         Change::PutSpawn(row) => put_spawn(transaction, row)?,
         Change::DeleteSpawn(id) => {

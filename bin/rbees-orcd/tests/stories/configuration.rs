@@ -1,5 +1,6 @@
 //! The configuration: every problem at once, and where each value comes from.
 
+use orchestrator_core::Quota;
 use rbees_orcd::config::{Config, Layers, Origin};
 use tempfile::TempDir;
 
@@ -64,4 +65,48 @@ fn flags_win_over_the_environment_and_that_over_files() {
 fn a_missing_file_that_was_asked_for_is_a_problem() {
     let layers = Layers::read(Some(std::path::Path::new("/nowhere/at/all.toml")), |_| None);
     assert_eq!(layers.problems().len(), 1);
+}
+
+#[test]
+fn quotas_are_tables_and_a_tenants_table_leaves_the_rest_as_by_default() {
+    let text = "[quotas.default]\nconcurrency = 4\nqueued = 100\n[quotas.tenants.lab]\nweight = 3\n\
+                concurrency = -1\n[quotas.tenants.\"night-shift\"]\ntokens_per_minute = 5000\n";
+    let (_folder, layers) = read(text);
+    let quotas = Config::from_layers(&layers).expect("valid").settings.quotas;
+    let default = Quota { concurrency: Some(4), queued: Some(100), ..Quota::default() };
+    assert_eq!(quotas.default, default);
+    let of = |name: &str| *quotas.of(&name.parse().expect("an id"));
+    assert_eq!(of("lab"), Quota { weight: 3, concurrency: None, ..default });
+    assert_eq!(of("night-shift"), Quota { tokens_per_minute: Some(5_000), ..default });
+    assert_eq!(of("anybody"), default);
+    let shown: Vec<String> =
+        layers.tenant_quotas().map(|(name, set)| format!("{name} {}", set.origin)).collect();
+    assert!(
+        shown[0].starts_with("quotas.tenants.lab.concurrency") && shown[0].ends_with("toml:6"),
+        "{shown:?}"
+    );
+}
+
+#[test]
+fn nonsense_in_quotas_is_refused_with_its_line() {
+    let text = "session_token_budget = \"lots\"\n[quotas.default]\nconcurency = 1\nweight = 0\n\
+                [quotas.tenants.a]\nqueued = 0\nqueued_jobs = 1\n[quotas.tenants.\"a b\"]\n[quotas.other]\n";
+    let (_folder, layers) = read(text);
+    let text: Vec<String> =
+        Config::from_layers(&layers).expect_err("refused").iter().map(ToString::to_string).collect();
+    for (line, words) in [
+        ("toml:1:", "whole number from -1"),
+        ("toml:3:", "did you mean `concurrency`?"),
+        ("toml:4:", "whole number from 1 to 1000"),
+        ("toml:6:", "quotas.tenants.a.queued is 0"),
+        ("toml:7:", "known are concurrency, queued, tokens_per_minute, weight"),
+        ("toml:8:", "tenant id must be"),
+        ("toml:9:", "[quotas.default] and [quotas.tenants.NAME]"),
+    ] {
+        assert!(
+            text.iter().any(|told| told.contains(line) && told.contains(words)),
+            "{line} {words}: {text:#?}"
+        );
+    }
+    assert_eq!(text.len(), 7, "{text:#?}");
 }

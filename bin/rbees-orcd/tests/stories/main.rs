@@ -16,6 +16,7 @@ mod openapi;
 mod operator;
 mod restart;
 mod resume;
+mod sessions;
 mod shutdown;
 mod submit;
 mod worker;

@@ -84,6 +84,7 @@ impl<'a> Hot<'a> {
             | Event::PutPool { .. }
             | Event::RemovePool { .. }
             | Event::SetPolicy { .. }
+            | Event::DeleteSession { .. }
             | Event::PoolModels { .. }
             | Event::PoolSeen { .. }
             | Event::PoolSilent { .. }

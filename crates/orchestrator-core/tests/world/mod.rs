@@ -7,12 +7,13 @@ use api_types::event::RunEnd;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
 use api_types::worker::{WorkerFacts, WorkerStatus};
 use api_types::{
-    Attempt, Incarnation, InstanceId, JobId, PROTOCOL, PoolId, PrefixChain, StopReason, TenantId, WorkerId,
+    Attempt, Incarnation, InstanceId, JobId, PROTOCOL, PoolId, PrefixChain, SessionId, StopReason, TenantId,
+    WorkerId,
 };
 use orchestrator_core::policy::PolicyRows;
 use orchestrator_core::{
-    Action, Answer, Estimates, Event, JobRow, Orchestrator, PoolRow, RequestId, Rows, Run, RunKey, Settings,
-    SpawnRow, Step, Submission, Time, WorkerRow, Write,
+    Action, Answer, Estimates, Event, JobRow, Orchestrator, PoolRow, RequestId, Rows, Run, RunKey,
+    SessionRow, Settings, SpawnRow, Step, Submission, Time, WorkerRow, Write,
 };
 use uuid::Uuid;
 
@@ -24,6 +25,7 @@ pub struct World {
     pub settings: Settings,
     pub jobs: BTreeMap<JobId, JobRow>,
     pub workers: BTreeMap<WorkerId, WorkerRow>,
+    pub sessions: BTreeMap<(TenantId, SessionId), SessionRow>,
     pub estimates: Option<Estimates>,
     pub policies: PolicyRows,
     pub pools: BTreeMap<PoolId, PoolRow>,
@@ -125,6 +127,7 @@ impl World {
             settings,
             jobs: BTreeMap::new(),
             workers: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             estimates: None,
             policies: PolicyRows::default(),
             pools: BTreeMap::new(),
@@ -148,6 +151,12 @@ impl World {
                 }
                 Write::PutWorker(row) => {
                     self.workers.insert(row.facts.worker_id.clone(), row.clone());
+                }
+                Write::PutSession(row) => {
+                    self.sessions.insert((row.tenant.clone(), row.session_id.clone()), row.clone());
+                }
+                Write::DeleteSession { tenant, session_id } => {
+                    self.sessions.remove(&(tenant.clone(), session_id.clone()));
                 }
                 Write::DeleteWorker(id) => {
                     self.workers.remove(id);
@@ -221,6 +230,7 @@ impl World {
             workers: self.workers.values().cloned().collect(),
             pools: self.pools.values().cloned().collect(),
             spawns: self.spawns.values().cloned().collect(),
+            sessions: self.sessions.values().cloned().collect(),
             last_number: self.jobs.values().map(|row| row.number).max().unwrap_or(0),
             estimates: self.estimates.clone(),
             policies: self.policies.clone(),

@@ -68,6 +68,9 @@ struct Handling {
     /// What happens when the worker is lost
     #[arg(long, value_enum)]
     retry: Option<RetryArg>,
+    /// The session it belongs to; named for the first time it makes one
+    #[arg(long, value_name = "ID")]
+    session: Option<api_types::SessionId>,
     /// Only on this pool
     #[arg(long = "on-pool", value_name = "POOL")]
     pool: Option<api_types::PoolId>,
@@ -145,6 +148,7 @@ fn request(args: SubmitArgs) -> Result<TaskRequest, ErrorDetail> {
         messages: args.input.messages_file.as_deref().map(messages).transpose()?,
         priority: handling.priority.map(Into::into),
         deadline_ms: handling.deadline_ms,
+        session_id: handling.session,
         idempotency_key: handling.idempotency_key,
         on_disconnect: handling.on_disconnect.map(Into::into),
         retry: handling.retry.map(Into::into),

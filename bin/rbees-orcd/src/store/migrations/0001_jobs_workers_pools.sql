@@ -64,6 +64,14 @@ CREATE TABLE pools (
     detail  TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- What jobs under one name have used, and where the last one ran.
+CREATE TABLE sessions (
+    tenant     TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    detail     TEXT NOT NULL,
+    PRIMARY KEY (tenant, session_id)
+) STRICT, WITHOUT ROWID;
+
 -- What was learnt of rates and waits: one row, replaced now and then.
 CREATE TABLE estimates (
     id     INTEGER PRIMARY KEY CHECK (id = 1),
