@@ -2,6 +2,7 @@
 
 mod bans;
 mod bench;
+mod chaos;
 mod layers;
 mod models;
 mod openapi;
@@ -39,6 +40,7 @@ enum Command {
     /// Fetches the real models of the tests into the cache and prints their folder.
     Models,
     Bench(bench::Args),
+    Chaos(chaos::Args),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bans => bans::run(&workspace)?,
         Command::Models => println!("{}", models::ensure(&workspace)?.display()),
         Command::Bench(args) => bench::run(&workspace, &args)?,
+        Command::Chaos(args) => chaos::run(&workspace, &args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -54,6 +54,8 @@ impl Engine {
 pub struct WorkerOptions {
     /// Jobs at once; 4 when absent.
     pub slots: Option<u32>,
+    /// Tokens of context; 2,048 when absent.
+    pub context: Option<u32>,
     /// Another `--model` argument than the engine's own.
     pub model: Option<String>,
 }
@@ -122,11 +124,21 @@ impl Cluster {
         let id = format!("worker-{}-{:012x}", self.engine.backend(), self.workers.len() + 1);
         let report = self.folder().join(format!("{id}.json"));
         let slots = options.slots.unwrap_or(4).to_string();
+        let context = options.context.unwrap_or(2_048).to_string();
         let model = options.model.unwrap_or_else(|| self.engine.model_argument());
         let mut command = Command::new(binary("rbees-workerd"));
         command
             .args(["--worker-id", &id, "--model", &model, "--model-name", self.engine.model()])
-            .args(["--backend", self.engine.backend(), "--port", "0", "--slots", &slots, "--context", "2048"])
+            .args([
+                "--backend",
+                self.engine.backend(),
+                "--port",
+                "0",
+                "--slots",
+                &slots,
+                "--context",
+                &context,
+            ])
             .args(["--orchestrator", &self.url("")])
             .arg("--report")
             .arg(&report);

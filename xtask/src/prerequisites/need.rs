@@ -26,6 +26,8 @@ pub enum Need {
     Sshd,
     /// The client of the SSH tests.
     Ssh,
+    /// Records what the orchestrator writes, and lets its disk fail.
+    Strace,
     /// A proxy to compare with.
     Haproxy,
 }
@@ -35,10 +37,10 @@ impl Need {
     pub const FOR_BUILD: [Self; 5] = [Self::Compiler, Self::Cmake, Self::Make, Self::Libclang, Self::Pip];
 
     /// For tests without the native engine.
-    pub const FOR_FAST_TESTS: [Self; 4] = [Self::Compiler, Self::Pip, Self::Sshd, Self::Ssh];
+    pub const FOR_FAST_TESTS: [Self; 5] = [Self::Compiler, Self::Pip, Self::Sshd, Self::Ssh, Self::Strace];
 
     /// For every test.
-    pub const FOR_TESTS: [Self; 8] = [
+    pub const FOR_TESTS: [Self; 9] = [
         Self::Compiler,
         Self::Cmake,
         Self::Make,
@@ -47,6 +49,7 @@ impl Need {
         Self::Venv,
         Self::Sshd,
         Self::Ssh,
+        Self::Strace,
     ];
 
     /// Whether the machine has it.
@@ -60,6 +63,7 @@ impl Need {
             Self::Venv => python_has("venv, ensurepip"),
             Self::Sshd => process::find("sshd").is_some(),
             Self::Ssh => process::find("ssh").is_some(),
+            Self::Strace => process::find("strace").is_some(),
             Self::Haproxy => process::find("haproxy").is_some(),
         }
     }
@@ -75,6 +79,7 @@ impl Need {
             Self::Venv => &["python3", "python3-venv"],
             Self::Sshd => &["openssh-server"],
             Self::Ssh => &["openssh-client"],
+            Self::Strace => &["strace"],
             Self::Haproxy => &["haproxy"],
         }
     }
@@ -94,7 +99,13 @@ impl Need {
                 let venv = Venv::with(workspace, "libclang", &["libclang==18.1.1"])?;
                 env.set("LIBCLANG_PATH", venv.packages()?.join("clang/native"));
             }
-            Self::Compiler | Self::Pip | Self::Venv | Self::Sshd | Self::Ssh | Self::Haproxy => {
+            Self::Compiler
+            | Self::Pip
+            | Self::Venv
+            | Self::Sshd
+            | Self::Ssh
+            | Self::Strace
+            | Self::Haproxy => {
                 return Ok(false);
             }
         }
@@ -116,6 +127,7 @@ impl Need {
             Self::Venv => "Python's venv",
             Self::Sshd => "an SSH server",
             Self::Ssh => "an SSH client",
+            Self::Strace => "strace",
             Self::Haproxy => "HAProxy",
         }
     }
@@ -126,6 +138,7 @@ impl Need {
                 Self::Cmake => "brew install cmake".into(),
                 Self::Pip | Self::Venv => "brew install python".into(),
                 Self::Haproxy => "brew install haproxy".into(),
+                Self::Strace => "strace, which only Linux has".into(),
                 Self::Compiler | Self::Make | Self::Libclang | Self::Sshd | Self::Ssh => {
                     "xcode-select --install".into()
                 }
@@ -154,6 +167,7 @@ impl Need {
             Self::Libclang => "clang",
             Self::Pip | Self::Venv => "python3 python3-pip",
             Self::Sshd | Self::Ssh => "openssh",
+            Self::Strace => "strace",
             Self::Haproxy => "haproxy",
         }
     }

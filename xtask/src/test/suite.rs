@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::chaos::{self, Campaign};
 use crate::prerequisites::{self, BuildEnv, Need};
 use crate::python::Venv;
 use crate::test::stage::Runner;
@@ -54,6 +55,7 @@ fn release(workspace: &Workspace, suite: Suite, env: &BuildEnv, runner: &mut Run
     runner.stage("release build", || release::build(workspace, env));
     runner.stage("API documents", || openapi::check(workspace, &workspace.release_folder()));
     simulation(workspace, suite, runner);
+    chaos(workspace, suite, runner);
     runner.stage("lints with the native engine", || native_lints(workspace, env));
     let inputs = runner.stage("models and clients", || Inputs::fetch(workspace));
     runner.stage("release tests", || {
@@ -63,15 +65,35 @@ fn release(workspace: &Workspace, suite: Suite, env: &BuildEnv, runner: &mut Run
 }
 
 fn simulation(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
-    let seeds = if suite == Suite::Long { "20000" } else { "1000" };
+    let seeds = if suite == Suite::Long { "10000" } else { "1000" };
     let sim = |arguments: &[&str]| {
         let mut cargo = workspace.cargo();
         cargo.args(["run", "--quiet", "--release", "--locked", "--package", "sim", "--"]);
         process::run(cargo.args(arguments))
     };
     let jobs = std::thread::available_parallelism().map_or(1, usize::from).to_string();
-    runner.stage("simulation", || sim(&["--seeds", seeds, "--jobs", &jobs]));
+    runner.stage("simulation", || {
+        let started = std::time::Instant::now();
+        sim(&["--seeds", seeds, "--jobs", &jobs])?;
+        if suite != Suite::Long {
+            return Ok(());
+        }
+        let result = serde_json::json!({
+            "seeds": seeds, "violations": 0, "seconds": started.elapsed().as_secs(),
+        });
+        chaos::keep(workspace, "simulation", result)
+    });
     runner.stage("simulation finds planted bugs", || sim(&["--find-bugs"]));
+}
+
+/// The campaigns of `cargo xtask chaos`: a tenth of their full size, or all of it, which is kept.
+fn chaos(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
+    let full = suite == Suite::Long;
+    let (cycles, images) = if full { (200, 5_000) } else { (20, 500) };
+    runner.stage("chaos build", || chaos::build(workspace));
+    let run = |campaign| chaos::campaign(workspace, campaign, None, full);
+    runner.stage("kill -9 under load", || run(Campaign::Kill { cycles }));
+    runner.stage("power loss", || run(Campaign::Powerloss { images }));
 }
 
 fn native_lints(workspace: &Workspace, env: &BuildEnv) -> anyhow::Result<()> {

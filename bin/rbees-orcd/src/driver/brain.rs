@@ -18,7 +18,7 @@ use super::round::{Act, Round};
 use crate::actions::Actions;
 use crate::clock::Clock;
 use crate::store::housekeeping::{PromptFile, StoredRequest};
-use crate::store::{Change, Store, StoreError};
+use crate::store::{Change, Class, Store, StoreError};
 
 /// Most steps that share one commit.
 const MAX_BATCH: usize = 1_024;
@@ -325,7 +325,15 @@ impl Brain {
         if let Some(request) = self.requests.get(job_id) {
             return Ok(Some(request));
         }
-        Ok(self.store.request(job_id)?.map(RequestBody::from_stored))
+        match self.store.request(job_id) {
+            Ok(stored) => Ok(stored.map(RequestBody::from_stored)),
+            // One job without its request is no reason to end the others.
+            Err(error) if matches!(error, StoreError::File { .. }) && error.class() == Class::Unusable => {
+                tracing::error!(code = "PROMPT_MISSING", %job_id, %error, "the job cannot run");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn notify(&self, notice: Notice) {

@@ -108,6 +108,8 @@ fn class_of_sqlite(error: &rusqlite::Error) -> Class {
 fn class_of_file(kind: io::ErrorKind) -> Class {
     match kind {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Class::Full,
+        // A row speaks of it.
+        io::ErrorKind::NotFound => Class::Unusable,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Class::NotWritable,
         _ => Class::Broken,
     }

@@ -1,0 +1,95 @@
+//! One made-up disk: the real recovery runs on it, then its jobs are counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
+
+use anyhow::Context;
+use api_types::JobId;
+use e2e::binaries::binary;
+use rusqlite::{Connection, OpenFlags};
+use tempfile::TempDir;
+
+use super::disk::Files;
+
+/// Exit code of a check that found the database unsound.
+const UNSOUND: i32 = 65;
+
+/// Starts the orchestrator's own check on images, one after the other.
+pub struct Checker {
+    folder: TempDir,
+    said: Mutex<String>,
+}
+
+/// What an image held after its recovery.
+#[derive(Debug)]
+pub struct Held {
+    /// Every job, and whether it had ended.
+    jobs: BTreeMap<String, bool>,
+}
+
+impl Held {
+    /// A job that was promised and is not there, or ended and does not say so.
+    pub fn lacks(&self, acknowledged: &BTreeSet<&str>, ended: &BTreeSet<&str>) -> Option<String> {
+        let missing = acknowledged.iter().find(|job| !self.jobs.contains_key(**job));
+        let open = ended.iter().find(|job| self.jobs.get(**job) != Some(&true));
+        missing
+            .map(|job| format!("the acknowledged job {job}"))
+            .or_else(|| open.map(|job| format!("the end of {job}")))
+    }
+}
+
+impl Checker {
+    /// A checker with a folder of its own, in memory where the machine has such a place: what is
+    /// tested is what was recorded, not this disk.
+    pub fn new() -> anyhow::Result<Self> {
+        let memory = PathBuf::from("/dev/shm");
+        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }
+            .context("a folder")?;
+        Ok(Self { folder, said: Mutex::default() })
+    }
+
+    /// What the last failing check said.
+    pub fn said(&self) -> String {
+        self.said.lock().map(|said| said.clone()).unwrap_or_default()
+    }
+
+    /// Recovers from the image. `None`: it is corrupt.
+    ///
+    /// # Errors
+    /// When the check could not be made.
+    pub fn check(&self, files: &Files) -> anyhow::Result<Option<Held>> {
+        let home = self.folder.path().join("home");
+        let _ = std::fs::remove_dir_all(&home);
+        std::fs::create_dir_all(home.join("prompts"))?;
+        for (name, bytes) in files {
+            std::fs::write(home.join(name), bytes)?;
+        }
+        let output = Command::new(binary("rbees-orcd"))
+            .args(["db", "check", "--home"])
+            .arg(&home)
+            .env("XDG_CONFIG_HOME", self.folder.path())
+            .output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            if let Ok(mut kept) = self.said.lock() {
+                kept.clone_from(&said);
+            }
+            if output.status.code() != Some(UNSOUND) {
+                anyhow::bail!("`rbees-orcd db check` ended with {}: {said}", output.status);
+            }
+            return Ok(None);
+        }
+        let path = home.join("orchestrator.db");
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let mut statement = connection.prepare("SELECT job_id, ended_at IS NOT NULL FROM jobs")?;
+        let jobs = statement
+            .query_map([], |row| {
+                let id = JobId::from_uuid(uuid::Uuid::from_bytes(row.get(0)?));
+                Ok((id.to_string(), row.get(1)?))
+            })?
+            .collect::<Result<_, _>>()?;
+        Ok(Some(Held { jobs }))
+    }
+}
