@@ -14,12 +14,14 @@ mod world;
 mod pools;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api_types::task::{Placement, TaskStatus};
 use api_types::worker::{WorkerState, WorkerStatus};
 use api_types::{ErrorCode, ErrorDetail, StopReason};
+use orchestrator_core::policy::{Hook, Policy, PolicyChange, PolicyFailure, PolicyText, Scripts, WorkerLoad};
 use orchestrator_core::{
-    Action, Answer, Event, Notice, Settings, Step, Submission, SupplySettings, UnloadCause,
+    Action, Answer, Event, Notice, Orchestrator, Settings, Step, Submission, SupplySettings, UnloadCause,
 };
 use pools::{MIB, Pools, asked, killed, room, spawned};
 use world::{World, answer, end, job, opened, submission};
@@ -364,4 +366,68 @@ fn answers_that_bear_an_old_number_decide_nothing() {
     assert!(spawned(&world.event(late)).is_empty());
     let ours = Event::PoolSeen { pool_id: pools.id("mac"), ask, room: room(&pools, "mac") };
     assert_eq!(spawned(&world.event(ours)).len(), 1);
+}
+
+/// A policy that gives up the largest worker first.
+#[derive(Debug)]
+struct LargestFirst;
+
+impl Policy for LargestFirst {
+    fn describe(&self) -> &'static str {
+        "largest first"
+    }
+
+    fn has(&self, hook: Hook) -> bool {
+        hook == Hook::Evict
+    }
+
+    fn evict(&self, worker: &WorkerLoad<'_>) -> Result<f64, PolicyFailure> {
+        Ok(worker.slots.into())
+    }
+}
+
+#[derive(Debug)]
+struct OneScript;
+
+impl Scripts for OneScript {
+    fn compile(&self, _name: &str, _source: &str) -> Result<Arc<dyn Policy>, PolicyFailure> {
+        Ok(Arc::new(LargestFirst))
+    }
+}
+
+#[test]
+fn the_policy_ranks_who_goes() {
+    let mut world = World::new();
+    world.brain.use_scripts(Arc::new(OneScript));
+    let request = world.request();
+    let text = PolicyText { name: "largest".to_owned(), source: Some("".into()), sha256: String::new() };
+    world.event(Event::SetPolicy { request, change: PolicyChange::Live(text) });
+    let mut pools = Pools::new(&mut world, &[("mac", 800)], &[("a", 300), ("b", 300), ("c", 300)]);
+    pools.resident(&mut world, "w1", "mac", "a");
+    world.pass(10);
+    pools.slots = 8;
+    pools.resident(&mut world, "w2", "mac", "b");
+    let submitted = world.event(wanting(1, "c"));
+    let step = pools.answer_all(&mut world, &submitted);
+    assert_eq!(killed(&step), [world::worker("w2")], "the least recently used one stays");
+}
+
+#[test]
+fn a_brain_that_was_written_down_in_the_middle_of_a_swap_goes_on_alike() {
+    let mut world = World::with(patient());
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 600), ("b", 600)]);
+    pools.resident(&mut world, "w1", "mac", "a");
+    world.event(wanting(1, "a"));
+    let submitted = world.event(wanting(2, "b"));
+    pools.answer_all(&mut world, &submitted);
+    let mut other = Orchestrator::restore(&world.brain.snapshot().expect("written")).expect("read");
+    other.use_scripts(Arc::new(OneScript));
+    let at = world.now + 6_000;
+    assert_eq!(other.poll_timeout(), world.brain.poll_timeout());
+    assert_eq!(other.handle_timeout(at), world.brain.handle_timeout(at));
+    let room = room(&pools, "mac");
+    let answer = |ask| Event::PoolSeen { pool_id: pools.id("mac"), ask, room: room.clone() };
+    let step = world.brain.handle_event(answer(2), at);
+    assert_eq!(causes(&step), [UnloadCause::Swapped]);
+    assert_eq!(other.handle_event(answer(2), at), step);
 }

@@ -8,7 +8,7 @@ use api_types::pool::PoolStatus;
 use api_types::task::TaskStatus;
 use e2e::binaries::binary;
 use e2e::wait::until;
-use e2e::{Cluster, Engine};
+use e2e::{Cluster, Engine, Stream};
 use serde_json::{Value, json};
 
 /// Memory of the pool: room for one of the models below, not for two.
@@ -70,6 +70,7 @@ async fn clear(cluster: Cluster) {
 async fn a_job_for_a_model_that_nobody_runs_just_works_and_its_worker_goes_when_idle() {
     let cluster = cluster(&[("bee", "memory_mb=400")], "keep_alive_ms = 1500\n").await;
     assert!(workers(&cluster).await.is_empty());
+    let news = cluster.http.get(cluster.url("/v2/events")).send().await.expect("the news open");
     let job = submit(&cluster, "bee").await;
     cluster.wait_for_status(job, TaskStatus::Completed).await;
     let there = workers(&cluster).await;
@@ -78,9 +79,24 @@ async fn a_job_for_a_model_that_nobody_runs_just_works_and_its_worker_goes_when_
     assert!(there[0]["unload_in_ms"].is_u64(), "{}", there[0]);
     until("the idle worker is gone", || async { workers(&cluster).await.is_empty().then_some(()) }).await;
     until("its process too", || async { pool(&cluster).await.workers.is_empty().then_some(()) }).await;
+    assert_eq!(told(news).await, ["spawn started", "spawn ready", "unload idle"]);
     let again = submit(&cluster, "bee").await;
     cluster.wait_for_status(again, TaskStatus::Completed).await;
     clear(cluster).await;
+}
+
+/// What operators heard of workers that came and went, up to the first that went.
+async fn told(news: reqwest::Response) -> Vec<String> {
+    let (mut news, mut told) = (Stream::new(news), Vec::new());
+    while let Some(frame) = news.next_frame().await {
+        let Ok(event) = serde_json::from_slice::<Value>(&frame.data) else { continue };
+        let how = event["phase"].as_str().or(event["cause"].as_str());
+        told.extend(how.map(|how| format!("{} {how}", frame.event)));
+        if frame.event == "unload" {
+            break;
+        }
+    }
+    told
 }
 
 #[tokio::test]

@@ -32,6 +32,26 @@ fn every_problem_is_told_with_its_line() {
 }
 
 #[test]
+fn times_for_single_models_are_read_and_contradictions_refused() {
+    let (_folder, layers) = read(
+        "keep_alive_ms = -1\nkeep_alive_models = [\"llama3=60000\", \"phi3=-1\"]\npinned_models = [\"a\"]\n",
+    );
+    let supply = Config::from_layers(&layers).expect("valid").settings.supply;
+    assert_eq!((supply.keep_alive_ms, supply.on_demand), (None, true));
+    assert_eq!(supply.keep_alive_of.get("llama3"), Some(&Some(60_000)));
+    assert_eq!(supply.keep_alive_of.get("phi3"), Some(&None));
+    assert!(supply.pinned.contains("a"));
+    let (_folder, layers) = read(
+        "spawn_on_demand = \"off\"\nmin_residency_ms = 9\nswap_patience_ms = 8\nkeep_alive_models = [\"x\"]\n",
+    );
+    let problems = Config::from_layers(&layers).expect_err("refused");
+    let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(text.len(), 2, "{text:?}");
+    assert!(text.iter().any(|t| t.contains("toml:4:") && t.contains("MODEL=MILLISECONDS")), "{text:?}");
+    assert!(text.iter().any(|t| t.contains("toml:2:") && t.contains("at most as long")), "{text:?}");
+}
+
+#[test]
 fn what_is_not_toml_is_told_with_its_line() {
     let (_folder, layers) = read("bind = \"127.0.0.1:1\"\nhome = = 1\n");
     let problems = Config::from_layers(&layers).expect_err("refused");
