@@ -53,7 +53,7 @@ impl Speech {
     pub fn token(&self, i: u32) -> Bytes {
         match self {
             Self::Worker { first_event_id, .. } => {
-                let event = TaskEvent::Token { t: token_text(), i };
+                let event = TaskEvent::Token { t: token_text(), i, k: None };
                 sse::encode_event(Some(first_event_id + 1 + u64::from(i)), &event)
             }
             Self::OpenAi => chunk(&format!(r#"{{"content":"{}"}}"#, token_text()), "null"),

@@ -7,6 +7,7 @@
 //! order of their decisions. Nobody hears of a decision before it is on disk.
 
 mod brain;
+mod carry;
 mod desk;
 pub mod handle;
 mod hold;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::JobId;
-use api_types::task::TaskStatus;
+use api_types::task::{RetryMode, TaskStatus};
 use orchestrator_core::Orchestrator;
 use orchestrator_core::settings::Settings;
 
@@ -74,6 +75,9 @@ impl Driver {
             rows.jobs.iter().filter(|job| job.status == TaskStatus::Running).map(|job| job.job_id).collect();
         for (job_id, frames) in &published {
             actions.subscribers.create(*job_id, frames, !running.contains(job_id));
+        }
+        for row in rows.jobs.iter().filter(|row| row.retry == RetryMode::Continue) {
+            carry::take_over(&actions.subscribers, row);
         }
         let open = published.len();
         let (orchestrator, step) = Orchestrator::recover(settings, rows, now);

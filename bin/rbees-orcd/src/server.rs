@@ -27,6 +27,8 @@ use crate::subscribers::Subscribers;
 
 /// How long open connections may take to finish when the daemon stops.
 const GRACE: Duration = Duration::from_secs(8);
+/// How often what is said by jobs that can go on elsewhere is written down.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// How often old jobs are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
@@ -180,6 +182,7 @@ impl Server {
             guard: Arc::new(Guard::new(address, &config.allowed_hosts, config.token.clone())),
             closing: closing.clone(),
         };
+        start_checkpoints(&handle, actions.subscribers.clone(), &closing);
         start_background(&handle, pools, config.pool_interval, &closing);
         let serving = tokio::spawn(listener::serve(
             listener,
@@ -241,6 +244,18 @@ fn start_driver(driver: Driver) -> Result<oneshot::Receiver<Result<(), StoreErro
         })
         .map_err(StartError::Thread)?;
     Ok(driver_ended)
+}
+
+/// Jobs that can go on elsewhere are written down as they speak.
+fn start_checkpoints(driver: &Handle, subscribers: Subscribers, closing: &CancellationToken) {
+    let (handle, token) = (driver.clone(), closing.clone());
+    tokio::spawn(async move {
+        while tokio::time::timeout(CHECKPOINT_EVERY, token.cancelled()).await.is_err() {
+            if subscribers.has_carried() {
+                handle.checkpoint();
+            }
+        }
+    });
 }
 
 /// Everything that is done again and again: asking pools, deleting old jobs.

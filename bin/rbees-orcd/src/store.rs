@@ -373,15 +373,30 @@ impl Store {
     }
 
     fn load_published(&self) -> Result<Vec<(JobId, Vec<u8>)>, StoreError> {
-        let mut statement =
-            self.connection.prepare("SELECT jobs.job_id, events FROM live JOIN jobs USING (number)")?;
+        let mut statement = self
+            .connection
+            .prepare("SELECT jobs.job_id, events, number FROM live JOIN jobs USING (number)")?;
         let mut found = statement.query([])?;
         let mut published = Vec::new();
         while let Some(row) = found.next()? {
             let job_id = JobId::from_uuid(Uuid::from_bytes(row.get::<_, [u8; 16]>(0)?));
-            published.push((job_id, row.get(1)?));
+            let mut frames: Vec<u8> = row.get(1)?;
+            self.load_checkpoints(row.get(2)?, &mut frames)?;
+            published.push((job_id, frames));
         }
         Ok(published)
+    }
+
+    /// Adds what a running job had said by its last checkpoint.
+    fn load_checkpoints(&self, number: i64, frames: &mut Vec<u8>) -> Result<(), StoreError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT frames FROM checkpoints WHERE number = ?1 ORDER BY first_event")?;
+        let mut found = statement.query([number])?;
+        while let Some(row) = found.next()? {
+            frames.extend(row.get::<_, Vec<u8>>(0)?);
+        }
+        Ok(())
     }
 }
 

@@ -6,12 +6,13 @@ pub mod reader;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use api_types::JobId;
 use tokio_util::sync::CancellationToken;
 
-pub use self::log::{Appended, JobLog};
+pub use self::log::{AHEAD, Appended, JobLog, Unsaved};
 pub use self::reader::Reader;
 
 /// Logs of ended `durability: memory` jobs that are kept for late readers.
@@ -32,6 +33,9 @@ pub struct Subscribers {
 struct Shared {
     logs: Mutex<HashMap<JobId, Arc<JobLog>>>,
     ended: Mutex<VecDeque<Arc<JobLog>>>,
+    /// The logs of living jobs that can go on elsewhere.
+    carried: Mutex<HashMap<JobId, Arc<JobLog>>>,
+    any_carried: AtomicBool,
     on_readers: OnReaders,
     noted: Noted,
     closing: CancellationToken,
@@ -46,7 +50,15 @@ impl fmt::Debug for Subscribers {
 impl Subscribers {
     /// No logs yet. `closing` ends every reader with a comment.
     pub fn new(on_readers: OnReaders, noted: Noted, closing: CancellationToken) -> Self {
-        let shared = Shared { logs: Mutex::default(), ended: Mutex::default(), on_readers, noted, closing };
+        let shared = Shared {
+            logs: Mutex::default(),
+            ended: Mutex::default(),
+            carried: Mutex::default(),
+            any_carried: AtomicBool::new(false),
+            on_readers,
+            noted,
+            closing,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -79,6 +91,11 @@ impl Subscribers {
     /// stays for a while, because the database does not have it.
     pub fn remove(&self, job_id: JobId, keep: bool) {
         let removed = self.lock().remove(&job_id);
+        if self.has_carried() {
+            let mut carried = self.lock_carried();
+            carried.remove(&job_id);
+            self.shared.any_carried.store(!carried.is_empty(), Ordering::Relaxed);
+        }
         if let (Some(log), true) = (removed, keep) {
             let mut ended = self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner);
             ended.push_back(log);
@@ -86,6 +103,24 @@ impl Subscribers {
                 ended.pop_front();
             }
         }
+    }
+
+    /// Keeps what it takes to let a job go on elsewhere; see [`JobLog::carry`].
+    pub fn carry(&self, job_id: JobId, durable: bool, reach: u64) {
+        let Some(log) = self.log(job_id) else { return };
+        log.carry(durable, reach);
+        self.lock_carried().insert(job_id, log);
+        self.shared.any_carried.store(true, Ordering::Relaxed);
+    }
+
+    /// The logs of living jobs that can go on elsewhere.
+    pub fn carried(&self) -> Vec<Arc<JobLog>> {
+        self.lock_carried().values().cloned().collect()
+    }
+
+    /// Whether there are such jobs.
+    pub fn has_carried(&self) -> bool {
+        self.shared.any_carried.load(Ordering::Relaxed)
     }
 
     /// Jobs with a log.
@@ -102,6 +137,10 @@ impl Subscribers {
         if log.reader_left(&self.shared.on_readers) {
             (self.shared.noted)();
         }
+    }
+
+    fn lock_carried(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Arc<JobLog>>> {
+        self.shared.carried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Arc<JobLog>>> {

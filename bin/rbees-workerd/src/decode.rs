@@ -94,7 +94,7 @@ impl Decoder {
     fn begin(&mut self, job: Job) {
         self.metrics.prefills.inc();
         self.metrics.prompt_tokens.inc_by(job.prompt.len() as u64);
-        if let Err(generation) = self.batch.join(Generation::new(job)) {
+        if let Err(generation) = self.batch.join(Generation::new(job, &*self.tokenizer)) {
             // The table of runs hands out as many slots as there are here.
             let error = ErrorDetail::new(ErrorCode::Internal, "there was no slot for an admitted run");
             self.runs.finish(generation.run());

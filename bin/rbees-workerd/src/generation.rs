@@ -1,5 +1,6 @@
 //! One run inside the decode loop: what was fed, what comes next, when it is over.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use api_types::{CorrelationId, ErrorCode, ErrorDetail};
 use engine::sampler::Sampler;
 use engine::{Token, Tokenizer};
 
+use crate::replay::Replay;
 use crate::runs::Run;
 use crate::text::{Settled, TokenText};
 
@@ -34,6 +36,10 @@ pub struct Job {
     pub accepted: Instant,
     /// Ties its log lines to the request that asked for it.
     pub correlation_id: Option<CorrelationId>,
+    /// Whether its `token` events bear the ids of tokens.
+    pub token_ids: bool,
+    /// What another worker has done of it; empty for a run from the start.
+    pub replay: Replay,
 }
 
 /// How a run ended.
@@ -51,22 +57,58 @@ pub struct Generation {
     job: Job,
     sampler: Sampler,
     text: TokenText,
-    /// Prompt tokens that the engine has processed.
+    /// What the engine processes in chunks: the prompt, and a long continuation.
+    feed: Vec<Token>,
+    /// Tokens of the completion within `feed`.
+    out_in_feed: u32,
+    /// Tokens of `feed` that the engine has processed.
     fed: usize,
-    /// Tokens generated.
+    /// Tokens of the completion so far.
     out: u32,
+    /// Ids of the tokens that are not logged yet, where they are asked for.
+    unlogged: VecDeque<Token>,
     /// The last token, while the engine has not processed it.
     next: Option<Token>,
+    /// Set when the continuation was all there is to say.
+    over: Option<Finish>,
     first_token: Option<Instant>,
     shown: Option<Instant>,
 }
 
 impl Generation {
     /// A generation that has done nothing yet.
-    pub fn new(job: Job) -> Self {
+    pub fn new(job: Job, tokenizer: &dyn Tokenizer) -> Self {
         let sampler = Sampler::new(&job.sampling, job.seed, &job.prompt);
         let text = TokenText::new(&job.sampling.stop);
-        Self { job, sampler, text, fed: 0, out: 0, next: None, first_token: None, shown: None }
+        let mut generation = Self {
+            sampler,
+            text,
+            feed: job.prompt.clone(),
+            out_in_feed: 0,
+            fed: 0,
+            out: 0,
+            unlogged: VecDeque::new(),
+            next: None,
+            over: None,
+            first_token: None,
+            shown: None,
+            job,
+        };
+        generation.take_long_replay(tokenizer);
+        generation
+    }
+
+    /// A continuation that is too long for a step per token is processed like a prompt.
+    fn take_long_replay(&mut self, tokenizer: &dyn Tokenizer) {
+        for token in self.job.replay.take_if_long() {
+            if self.over.is_none() {
+                self.sampler.accept(token);
+                self.over = self.take(token, tokenizer);
+                self.feed.push(token);
+            }
+        }
+        self.out_in_feed = self.out;
+        self.next = None;
     }
 
     /// Its run.
@@ -74,14 +116,14 @@ impl Generation {
         &self.job.run
     }
 
-    /// Prompt tokens that are still to be processed.
+    /// Tokens that are still to be processed before anything is decoded.
     pub fn unfed(&self) -> &[Token] {
-        self.job.prompt.get(self.fed..).unwrap_or_default()
+        self.feed.get(self.fed..).unwrap_or_default()
     }
 
     /// Where the next token goes in its sequence.
     pub fn position(&self) -> u32 {
-        let decoded = self.out.saturating_sub(u32::from(self.next.is_some()));
+        let decoded = self.out.saturating_sub(self.out_in_feed + u32::from(self.next.is_some()));
         u32::try_from(self.fed).unwrap_or(u32::MAX).saturating_add(decoded)
     }
 
@@ -100,6 +142,9 @@ impl Generation {
         if self.job.run.is_cancelled() {
             return Some(Finish::Stopped(StopReason::Cancelled));
         }
+        if self.over.is_some() {
+            return self.over.clone();
+        }
         let late = self.job.deadline.is_some_and(|deadline| now >= deadline);
         late.then(|| {
             let message = format!("the run used up its time limit after {} tokens", self.out);
@@ -115,7 +160,8 @@ impl Generation {
         }
     }
 
-    /// Chooses the next token from the scores after its last row, and logs it.
+    /// Chooses the next token from the scores after its last row, and logs it. As long as there are
+    /// tokens from elsewhere, the next one is taken from them.
     pub fn advance(
         &mut self,
         logits: &[f32],
@@ -124,6 +170,12 @@ impl Generation {
         now: Instant,
     ) -> Option<Finish> {
         self.next = None;
+        if let Some(token) = self.job.replay.next() {
+            self.sampler.accept(token);
+            let finish = self.take(token, tokenizer);
+            self.show_now_and_then(now);
+            return finish;
+        }
         let Some(token) = self.sampler.next(logits) else {
             let error = ErrorDetail::new(ErrorCode::EngineFailed, "the engine gave no scores for a row");
             return Some(Finish::Failed(error));
@@ -132,12 +184,19 @@ impl Generation {
         if ends.binary_search(&token).is_ok() {
             return Some(Finish::Stopped(StopReason::Eos));
         }
-        self.take(token, tokenizer, now)
+        let finish = self.take(token, tokenizer);
+        if finish.is_none() {
+            self.show_now_and_then(now);
+        }
+        finish
     }
 
-    fn take(&mut self, token: Token, tokenizer: &dyn Tokenizer, now: Instant) -> Option<Finish> {
+    fn take(&mut self, token: Token, tokenizer: &dyn Tokenizer) -> Option<Finish> {
         let mut piece = Vec::new();
         tokenizer.piece(token, &mut piece);
+        if self.job.token_ids {
+            self.unlogged.push_back(token);
+        }
         let (settled, stopped) = self.text.push(self.out, &piece);
         self.log(settled);
         self.out += 1;
@@ -148,10 +207,6 @@ impl Generation {
             return Some(Finish::Stopped(StopReason::MaxTokens));
         }
         self.next = Some(token);
-        let shown = *self.shown.get_or_insert(now);
-        if now.saturating_duration_since(shown) >= METRICS_EVERY {
-            self.show(now);
-        }
         None
     }
 
@@ -159,6 +214,7 @@ impl Generation {
     pub fn end(mut self, finish: Finish, now: Instant) {
         let rest = self.text.finish();
         self.log(rest);
+        self.log_seams(u32::MAX);
         self.tell_operator(&finish);
         let event = match finish {
             Finish::Stopped(stop_reason) => TaskEvent::End(self.figures(stop_reason, now)),
@@ -183,7 +239,7 @@ impl Generation {
         );
     }
 
-    /// Tokens generated so far.
+    /// Tokens of the completion so far, those from elsewhere included.
     pub fn tokens_out(&self) -> u32 {
         self.out
     }
@@ -193,9 +249,27 @@ impl Generation {
         Some(self.first_token?.saturating_duration_since(self.job.accepted))
     }
 
-    fn log(&self, settled: Vec<Settled>) {
+    /// Logs what readers do not have from elsewhere.
+    fn log(&mut self, settled: Vec<Settled>) {
         for token in settled {
-            self.job.run.log.append(&TaskEvent::Token { t: token.text, i: token.index });
+            let k = self.unlogged.pop_front();
+            if token.index >= self.job.replay.count() {
+                self.log_seams(token.index);
+                self.job.run.log.append(&TaskEvent::Token { t: token.text, i: token.index, k });
+            }
+        }
+    }
+
+    fn log_seams(&mut self, before: u32) {
+        while let Some(seam) = self.job.replay.next_seam(before) {
+            self.job.run.log.append(&seam);
+        }
+    }
+
+    fn show_now_and_then(&mut self, now: Instant) {
+        let shown = *self.shown.get_or_insert(now);
+        if now.saturating_duration_since(shown) >= METRICS_EVERY {
+            self.show(now);
         }
     }
 
@@ -203,11 +277,13 @@ impl Generation {
         self.shown = Some(now);
         let decoding =
             self.first_token.map_or(0.0, |first| now.saturating_duration_since(first).as_secs_f32());
-        let rate = if decoding > 0.0 { self.out.saturating_sub(1) as f32 / decoding } else { 0.0 };
+        let own = self.out.saturating_sub(self.job.replay.count());
+        let rate = if decoding > 0.0 { own.saturating_sub(1) as f32 / decoding } else { 0.0 };
         let prefilling = self.first_token.is_none();
+        let known = self.job.prompt.len() as u32 + self.job.replay.count();
         self.job.run.log.show(&TaskEvent::Metrics(RunMetrics {
-            prompt_tokens_done: prefilling.then_some(self.fed as u32),
-            prompt_tokens: prefilling.then_some(self.job.prompt.len() as u32),
+            prompt_tokens_done: prefilling.then_some(self.fed as u32 + self.out - self.out_in_feed),
+            prompt_tokens: prefilling.then_some(known),
             tokens_out: self.out,
             tokens_per_second: rate,
         }));

@@ -6,6 +6,7 @@
 //!   are only readers of that log.
 //! - [`decode`] is the one thread that owns the engine; [`batch`] decides the rows of each step;
 //!   [`generation`] is one run inside it; [`text`] turns token bytes into events.
+//! - [`replay`] is the part of a completion that another worker has made.
 //! - [`prompt`] applies the model's chat template.
 //! - [`register`] and [`report`] tell others about this worker.
 
@@ -21,6 +22,7 @@ pub mod memory;
 pub mod metrics;
 pub mod prompt;
 pub mod register;
+pub mod replay;
 pub mod report;
 pub mod run_log;
 pub mod runs;

@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     fn token(i: u32) -> TaskEvent {
-        TaskEvent::Token { t: "x".into(), i }
+        TaskEvent::Token { t: "x".into(), i, k: None }
     }
 
     fn end() -> TaskEvent {

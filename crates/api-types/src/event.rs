@@ -43,10 +43,15 @@ pub enum TaskEvent {
         t: String,
         /// Its index in the completion, from 0; never repeated or skipped.
         i: u32,
+        /// Its id in the model's vocabulary. Only in runs that were asked for it with
+        /// `token_ids`, which are those of jobs with `retry: continue`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        k: Option<u32>,
     },
     /// How it goes.
     Metrics(RunMetrics),
-    /// The job went on on another worker.
+    /// The job went on on another worker. Stands where that began, or, when the orchestrator was
+    /// lost as well, behind the last token that any reader can have had from the old one.
     Seam {
         /// Who ran it before.
         from_worker: WorkerId,
@@ -54,7 +59,9 @@ pub enum TaskEvent {
         to_worker: WorkerId,
         /// The first token of the new worker.
         i: u32,
-        /// Whether the new worker's state equals the old one's exactly.
+        /// Whether the new worker went every step of the old one on the same build, so that the
+        /// tokens are those the old one would have given. Where it is false, later text may
+        /// differ from what an undisturbed run would have said.
         exact: bool,
     },
     /// The job completed or was cancelled; the last event.

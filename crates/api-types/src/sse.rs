@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn an_event_survives_the_wire() {
-        let event = TaskEvent::Token { t: "line\nbreak \u{1f41d}".into(), i: 7 };
+        let event = TaskEvent::Token { t: "line\nbreak \u{1f41d}".into(), i: 7, k: None };
         let frames = decode_all(&[&encode_event(Some(9), &event)]);
         assert_eq!(frames.len(), 1);
         assert_eq!((frames[0].id, frames[0].event.as_str()), (Some(9), "token"));
@@ -259,7 +259,7 @@ mod tests {
         ) {
             let mut wire = Vec::new();
             for (i, text) in texts.iter().enumerate() {
-                encode_event_into(&mut wire, Some(i as u64), &TaskEvent::Token { t: text.clone(), i: i as u32 });
+                encode_event_into(&mut wire, Some(i as u64), &TaskEvent::Token { t: text.clone(), i: i as u32, k: None });
             }
             if crlf {
                 wire = String::from_utf8(wire).expect("UTF-8").replace('\n', "\r\n").into_bytes();
@@ -272,7 +272,7 @@ mod tests {
             prop_assert_eq!(frames.iter().map(|frame| frame.raw.len()).sum::<usize>(), wire.len());
             let back: Vec<TaskEvent> = frames.iter().map(|frame| frame.task_event().expect("ours")).collect();
             let sent: Vec<TaskEvent> =
-                texts.into_iter().enumerate().map(|(i, t)| TaskEvent::Token { t, i: i as u32 }).collect();
+                texts.into_iter().enumerate().map(|(i, t)| TaskEvent::Token { t, i: i as u32, k: None }).collect();
             prop_assert_eq!(back, sent);
         }
 

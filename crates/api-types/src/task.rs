@@ -94,6 +94,9 @@ pub enum RetryMode {
     /// Another attempt is made while no token has been sent.
     #[default]
     BeforeFirstToken,
+    /// Another attempt is made at any time; it goes on after the last token that was sent, and a
+    /// `seam` event says so.
+    Continue,
 }
 
 /// Whether a job is on disk before it is acknowledged.

@@ -53,7 +53,50 @@ request_with_sampling! {
         /// keeps. Only for workers with the capability `prefix_cache`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub prefix: Option<PrefixChain>,
+        /// Whether `token` events bear the token's id as `k`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub token_ids: Option<bool>,
+        /// What another worker has done of this job already; the run goes on from there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub continuation: Option<Continuation>,
     }
+}
+
+/// Tokens of a continuation that are taken one decode step each, as they were made. More are taken
+/// in chunks like a prompt, which is faster and rounds differently.
+pub const EXACT_REPLAY: usize = 256;
+
+/// The part of a completion that was generated and sent elsewhere.
+///
+/// The run takes these tokens as its own first ones without sending them again: its first `token`
+/// event has the index `tokens.len()`, and its figures and limits count them. In place of
+/// `started` it says `seam`. Needs `seed`, since the draw of a token depends on seed and index
+/// alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Continuation {
+    /// Ids of the tokens so far, from index 0; at least one.
+    pub tokens: Vec<u32>,
+    /// The `seam` events that the run puts into its log, in this order.
+    pub seams: Vec<Seam>,
+}
+
+/// A `seam` event and its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Seam {
+    /// It stands before the token with this index, or before the last event.
+    pub at: u32,
+    /// Who ran the job before.
+    pub from_worker: WorkerId,
+    /// Who ran it from then on.
+    pub to_worker: WorkerId,
+    /// The first token of `to_worker`.
+    pub i: u32,
+    /// Whether `to_worker` reached the state of `from_worker` exactly.
+    pub exact: bool,
 }
 
 /// `POST /cancel`.

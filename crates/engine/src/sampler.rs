@@ -52,11 +52,12 @@ impl Sampler {
     /// lowest.
     pub fn next(&mut self, logits: &[f32]) -> Option<Token> {
         let token = if self.settings.temperature == 0.0 { self.greedy(logits) } else { self.draw(logits) }?;
-        self.remember(token);
+        self.accept(token);
         Some(token)
     }
 
-    fn remember(&mut self, token: Token) {
+    /// Takes `token` as the next one without choosing it: what follows is as if it had been drawn.
+    pub fn accept(&mut self, token: Token) {
         if self.settings.repetition_penalty != 1.0 {
             self.seen.insert(token);
         }

@@ -164,6 +164,7 @@ fn new_row(submission: Submission, model: String, number: u64, now: Time) -> Job
         not_before: None,
         tries_failed: 0,
         workers_lost: Vec::<WorkerId>::new(),
+        carried: None,
         had_reader: false,
         cancel_requested_at: None,
         ended_at: None,

@@ -120,6 +120,14 @@ pub enum Event {
         /// As far as the relay could tell.
         cause: BrokenCause,
     },
+    /// What a lost run has put into its job's log. Follows `Action::Salvage` at once, within the
+    /// same commit.
+    Salvaged {
+        /// Which run.
+        run: RunKey,
+        /// What is there.
+        kept: Kept,
+    },
 
     /// The operator adds a pool or changes it. Answered with `Done`.
     PutPool {
@@ -282,6 +290,22 @@ pub enum BrokenCause {
     Stalled,
     /// What it sent is not the protocol.
     Protocol,
+}
+
+/// What a job's log holds when a run of it is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Events in the log.
+    pub events: u64,
+    /// Tokens among them.
+    pub tokens: u32,
+    /// Seams among them.
+    pub seams: u32,
+    /// Tokens beyond these that a reader may have had: the orchestrator was lost as well, and its
+    /// readers may have been ahead of the disk.
+    pub unsure: u32,
+    /// Whether each token came with its id.
+    pub ids_known: bool,
 }
 
 /// A model in a pool's catalog.

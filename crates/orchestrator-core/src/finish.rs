@@ -1,6 +1,7 @@
 //! How jobs leave: ended with figures, or failed; and how attempts fail.
 
 use api_types::event::RunEnd;
+use api_types::task::TaskStatus;
 use api_types::{ErrorDetail, JobId, TaskEvent};
 
 use crate::event::RunKey;
@@ -135,6 +136,9 @@ impl Orchestrator {
             return self.fail_job(job_id, error, turn);
         }
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        if let Some(run) = job.run().filter(|_| job.row.status == TaskStatus::Running) {
+            turn.act(Action::Salvage(run));
+        }
         job.requeue(Some(not_before));
         turn.save_job(job);
         turn.tell_job(job);

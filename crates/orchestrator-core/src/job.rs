@@ -12,8 +12,8 @@ use crate::row::{AttemptRow, JobRow};
 use crate::settings::Settings;
 use crate::time::Time;
 
-/// Every attempt's events start here: event 0 is `queued`, and nothing of a worker's stream reaches
-/// a reader before `running`, from which no job returns to the queue.
+/// An attempt's events start here unless earlier ones have sent tokens: event 0 is `queued`, and
+/// nothing of a worker's stream reaches a reader before `running`.
 pub(crate) const FIRST_EVENT_ID: u64 = 1;
 
 /// A job that has not ended.
@@ -83,7 +83,7 @@ impl Job {
     }
 
     /// The current or last run.
-    fn last_run(&self) -> Option<RunKey> {
+    pub fn last_run(&self) -> Option<RunKey> {
         self.row.attempt.as_ref().map(|attempt| RunKey {
             job_id: self.row.job_id,
             attempt: attempt.attempt,
@@ -101,7 +101,7 @@ impl Job {
             worker_id,
             incarnation,
             dispatched_at: now,
-            first_event_id: FIRST_EVENT_ID,
+            first_event_id: self.row.carried.as_ref().map_or(FIRST_EVENT_ID, |carried| carried.events),
         });
         self.row.not_before = None;
         self.breaks = Breaks::default();
@@ -113,8 +113,10 @@ impl Job {
         self.has_run = true;
     }
 
-    /// Dispatched back to queued, not to be handed out before `not_before`.
+    /// Dispatched or, for a job that can go on elsewhere, running back to queued; not to be handed
+    /// out before `not_before`.
     pub fn requeue(&mut self, not_before: Option<Time>) {
+        self.undo_seam();
         self.move_to(TaskStatus::Queued);
         self.row.not_before = not_before;
         self.resting = not_before.is_some();
@@ -156,7 +158,7 @@ impl Job {
     pub fn cancelled_end(&self, now: Time) -> RunEnd {
         RunEnd {
             tokens_in: 0,
-            tokens_out: 0,
+            tokens_out: self.row.carried.as_ref().map_or(0, |carried| carried.tokens),
             queue_time_ms: self.queue_time_ms(now),
             prefill_time_ms: 0,
             decode_time_ms: 0,
@@ -226,13 +228,14 @@ impl Job {
     }
 }
 
-/// The legal moves. A terminal state never changes.
+/// The legal moves. A terminal state never changes. Only a job with `retry: continue` goes from
+/// running back to queued.
 pub const fn may_move(from: TaskStatus, to: TaskStatus) -> bool {
     use TaskStatus::{Cancelled, Completed, Dispatched, Failed, Queued, Running};
     match from {
         Queued => matches!(to, Dispatched | Failed | Cancelled),
         Dispatched => matches!(to, Queued | Running | Completed | Failed | Cancelled),
-        Running => matches!(to, Completed | Failed | Cancelled),
+        Running => matches!(to, Queued | Completed | Failed | Cancelled),
         Completed | Failed | Cancelled => false,
     }
 }

@@ -9,6 +9,7 @@ mod admit;
 mod affinity;
 mod alarms;
 mod cancel;
+mod carry;
 mod ended;
 pub mod estimate;
 mod eta;
@@ -50,9 +51,11 @@ pub mod view;
 mod withdraw;
 mod worker;
 
+pub use carry::Carried;
 pub use estimate::{Estimates, Forecast, latest_start};
 pub use event::{
-    BrokenCause, Event, Idempotency, PoolModel, PoolProcess, PoolRoom, RequestId, Run, RunKey, Submission,
+    BrokenCause, Event, Idempotency, Kept, PoolModel, PoolProcess, PoolRoom, RequestId, Run, RunKey,
+    Submission,
 };
 pub use job::may_move;
 pub use orchestrator::Orchestrator;
@@ -60,6 +63,6 @@ pub use quota::{Quota, Quotas};
 pub use reason::reproduce;
 pub use row::{AttemptRow, JobRow, PoolRow, Rows, SessionRow, SpawnRow, WorkerRow};
 pub use settings::{FullPolicy, LeaseSettings, RetrySettings, SessionSettings, Settings, SupplySettings};
-pub use step::{Action, Answer, Notice, OpenStream, SpawnPhase, Step, UnloadCause, Write};
+pub use step::{Action, Answer, GoOn, Notice, OpenStream, SpawnPhase, Step, UnloadCause, Write};
 pub use time::Time;
 pub use view::{HealthCounts, JobStanding, explain_ended};

@@ -132,6 +132,7 @@ impl Orchestrator {
             Event::StreamEnded { run, end } => self.stream_ended(&run, end, turn),
             Event::StreamFailed { run, error } => self.stream_failed(&run, error, turn),
             Event::StreamBroken { run, cause } => self.stream_broken(&run, cause, turn),
+            Event::Salvaged { run, kept } => self.salvaged(&run, &kept, turn),
             Event::PutPool { request, pool } => self.put_pool(request, pool, turn),
             Event::RemovePool { request, pool_id } => self.remove_pool(request, pool_id, turn),
             Event::SetPolicy { request, change } => self.set_policy(request, change, turn),

@@ -8,14 +8,14 @@ use api_types::{JobId, PoolId, SessionId, WorkerId};
 use crate::affinity::Affinity;
 use crate::event::RunKey;
 use crate::feasible::is_feasible;
-use crate::job::Job;
+use crate::job::{FIRST_EVENT_ID, Job};
 use crate::orchestrator::Orchestrator;
 use crate::policy::{Hook, JobFacts, LeastLoaded, MAX_SCORED, Policy, PolicyLog, WorkerLoad};
 use crate::queue::Next;
 use crate::rank::{Kept, Looked, Ranked};
 use crate::row::JobRow;
 use crate::settings::Settings;
-use crate::step::{Action, OpenStream, Write};
+use crate::step::{Action, GoOn, OpenStream, Write};
 use crate::time::Time;
 use crate::turn::Turn;
 use crate::worker::Worker;
@@ -209,6 +209,7 @@ impl Orchestrator {
         let Some(worker) = self.registry.get(worker_id) else { return };
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
         job.start_attempt(worker_id.clone(), worker.row.incarnation, turn.now);
+        job.begin_seam(&worker.row.facts);
         let Some(run) = job.run() else { return };
         decision.attempt = run.attempt.0;
         job.decisions.push(decision.clone());
@@ -237,9 +238,14 @@ pub(crate) fn open_stream(
         run: run.clone(),
         uri: worker.row.facts.uri.clone(),
         secret: worker.row.secret.clone(),
-        first_event_id: crate::job::FIRST_EVENT_ID,
         prefix: worker.keeper().is_some_and(|_| !job.row.prefix.is_empty()).then(|| job.row.prefix.clone()),
+        first_event_id: job.row.attempt.as_ref().map_or(FIRST_EVENT_ID, |attempt| attempt.first_event_id),
         time_limit_ms: job.row.deadline.map_or(limit, |deadline| limit.min(deadline.since(now))),
+        goes_on: job
+            .row
+            .carried
+            .as_ref()
+            .map(|carried| GoOn { tokens: carried.tokens, seams: carried.seams.clone() }),
     }
 }
 

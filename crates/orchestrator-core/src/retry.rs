@@ -37,7 +37,7 @@ pub(crate) fn retry_or_fail(
     now: Time,
 ) -> Verdict {
     let Failure { error, .. } = failure;
-    if row.status == TaskStatus::Running || row.retry == RetryMode::Never || !error.retriable {
+    if !may_retry(row) || !error.retriable {
         return Verdict::Fail(error);
     }
     if row.workers_lost.len() >= settings.poison_after {
@@ -50,6 +50,16 @@ pub(crate) fn retry_or_fail(
         return Verdict::Fail(exhausted(row, &error, "too many jobs are being retried at the moment"));
     }
     Verdict::Retry(now + backoff_ms(row, settings))
+}
+
+/// Whether another attempt is wanted where the job stands: after the first token only as a
+/// continuation of this one.
+fn may_retry(row: &JobRow) -> bool {
+    match row.retry {
+        RetryMode::Never => false,
+        RetryMode::BeforeFirstToken => row.status != TaskStatus::Running,
+        RetryMode::Continue => true,
+    }
 }
 
 /// The pause before the next attempt: doubles with each failed one, of which half is fixed and

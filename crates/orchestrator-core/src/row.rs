@@ -9,6 +9,7 @@ use api_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::carry::Carried;
 use crate::estimate::{Estimates, Forecast};
 use crate::event::Idempotency;
 use crate::policy::PolicyRows;
@@ -65,6 +66,9 @@ pub struct JobRow {
     pub tries_failed: u32,
     /// Workers that were lost while they ran it.
     pub workers_lost: Vec<WorkerId>,
+    /// What earlier attempts have sent to its readers, for a job that goes on after that.
+    #[serde(default)]
+    pub carried: Option<Box<Carried>>,
     /// Whether it has ever had a reader.
     pub had_reader: bool,
     /// When somebody asked for its end.

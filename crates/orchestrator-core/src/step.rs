@@ -3,6 +3,7 @@
 use api_types::error::ErrorDetail;
 use api_types::event::{Eta, TaskEvent};
 use api_types::task::{Decision, TaskStatus};
+use api_types::worker::Seam;
 use api_types::{Attempt, Incarnation, JobId, PoolId, PrefixChain, SessionId, TenantId, WorkerId};
 
 use crate::estimate::Estimates;
@@ -119,6 +120,9 @@ pub enum Action {
     PassStream(RunKey),
     /// Stop relaying a run and drop what is held back. The job's readers stay.
     DropStream(RunKey),
+    /// The job of a run that was dropped is to go on from what its log holds: put that on disk with
+    /// this step, and tell `Event::Salvaged` before anything else is decided.
+    Salvage(RunKey),
     /// Tell a worker to stop a run (`/cancel`). Its `end` still comes through the relay.
     StopRun {
         /// Which run.
@@ -201,6 +205,17 @@ pub struct OpenStream {
     pub time_limit_ms: u64,
     /// The start of the prompt, for a worker that keeps prompts and reports them by their hashes.
     pub prefix: Option<PrefixChain>,
+    /// Set when the run goes on with the tokens in the job's log.
+    pub goes_on: Option<GoOn>,
+}
+
+/// How a run goes on where another stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoOn {
+    /// Tokens in the job's log.
+    pub tokens: u32,
+    /// Seams that the run is to put into it.
+    pub seams: Vec<Seam>,
 }
 
 /// What a waiting caller is told.

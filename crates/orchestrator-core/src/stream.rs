@@ -50,10 +50,8 @@ impl Orchestrator {
 
     /// The worker refused the run, or its engine failed.
     pub(crate) fn stream_failed(&mut self, run: &RunKey, error: ErrorDetail, turn: &mut Turn) {
-        if self.job_of(run, "stream_failed", turn).is_none() {
-            return self.free_slot(run, turn);
-        }
-        if is_not_to_blame(error.code) {
+        let Some(job) = self.job_of(run, "stream_failed", turn) else { return self.free_slot(run, turn) };
+        if is_not_to_blame(error.code) && job.row.status == TaskStatus::Dispatched {
             return self.worker_was_busy(run, error.code, turn);
         }
         turn.act(Action::DropStream(run.clone()));

@@ -52,6 +52,7 @@ fn a_job_goes_from_submission_to_its_end() {
             first_event_id: 1,
             time_limit_ms: 300_000,
             prefix: None,
+            goes_on: None,
         }),
     ];
     assert_eq!(acts(&step), expected);

@@ -111,7 +111,7 @@ impl InferenceStream {
             Ok(TaskEvent::Started { model, worker_id, attempt, started_at, .. }) => {
                 Some(InferenceEvent::Started { job_id, model, worker_id, attempt, started_at })
             }
-            Ok(TaskEvent::Token { t, i }) => Some(InferenceEvent::Token { t, i }),
+            Ok(TaskEvent::Token { t, i, .. }) => Some(InferenceEvent::Token { t, i }),
             Ok(TaskEvent::End(end)) => {
                 let told = end_event(&end);
                 self.outcome = Some(Ok(end));

@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_token_that_is_missing_or_repeated_is_noticed() {
-        let token = |i| TaskEvent::Token { t: String::new(), i };
+        let token = |i| TaskEvent::Token { t: String::new(), i, k: None };
         let mut position = Position::behind(None);
         assert_eq!(position.judge_token(&token(0)), Verdict::Take);
         assert!(matches!(position.judge_token(&token(2)), Verdict::Gap(_)));

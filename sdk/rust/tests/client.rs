@@ -37,7 +37,7 @@ fn run(count: u32) -> Vec<TaskEvent> {
             started_at: "2026-01-01T00:00:00Z".into(),
         },
     ];
-    events.extend((0..count).map(|i| TaskEvent::Token { t: format!("{i} "), i }));
+    events.extend((0..count).map(|i| TaskEvent::Token { t: format!("{i} "), i, k: None }));
     events.push(end(count));
     events
 }

@@ -30,7 +30,7 @@ impl Received {
         self.events
             .iter()
             .filter_map(|(_, event)| match event {
-                TaskEvent::Token { t, i } => Some((*i, t.clone())),
+                TaskEvent::Token { t, i, .. } => Some((*i, t.clone())),
                 _ => None,
             })
             .collect()

@@ -45,11 +45,15 @@ pub enum Bug {
     SilenceForgiven,
     /// The brain is told the wall clock, which is set back at times.
     ClockRunsBack,
+    /// A run that goes on elsewhere sends its last token again.
+    SeamRepeats,
+    /// A seam comes before tokens that a reader may have had.
+    SeamTooEarly,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::ActBeforeCommit,
         Self::StaleAttemptAccepted,
         Self::SlotLeaked,
@@ -70,6 +74,8 @@ impl Bug {
         Self::DrainIgnored,
         Self::SilenceForgiven,
         Self::ClockRunsBack,
+        Self::SeamRepeats,
+        Self::SeamTooEarly,
     ];
 
     /// Its name on the command line.

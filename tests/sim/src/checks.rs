@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api_types::task::{Durability, TaskStatus};
+use api_types::task::{Durability, RetryMode, TaskStatus};
 use api_types::worker::WorkerStatus;
 use api_types::{Attempt, InstanceId, JobId, TaskEvent, WorkerId};
 use orchestrator_core::{
@@ -90,10 +90,15 @@ impl Checks {
     }
 
     /// I3: only who waits is told where it stands.
-    pub fn live_news(&mut self, job_id: JobId, jobs: &BTreeMap<JobId, Stored>) {
-        if let Some(stored) = jobs.get(&job_id).filter(|stored| stored.row.status != TaskStatus::Queued) {
-            let status = stored.row.status;
-            self.fail("I3", format!("{job_id} is told where it waits, and is {status:?}"));
+    pub fn live_news(&mut self, brain: &Orchestrator, step: &Step) {
+        for action in &step.actions {
+            let Action::PublishLive { job_id, .. } = action else { continue };
+            let status = brain.job(*job_id).map(|standing| standing.row.status);
+            // What is due at one time may be news of a job and, after that, its end.
+            let ends = |action: &Action| matches!(action, Action::EndJob { job_id: id, .. } if id == job_id);
+            if status != Some(TaskStatus::Queued) && !step.actions.iter().any(ends) {
+                self.fail("I3", format!("{job_id} is told where it waits, and is {status:?}"));
+            }
         }
     }
 
@@ -107,6 +112,10 @@ impl Checks {
             self.fail("I3", format!("{id} is written after it ended"));
         }
         let number = |row: &JobRow| row.attempt.as_ref().map_or(0, |attempt| attempt.attempt.0);
+        let goes_back = from.status == TaskStatus::Running && to.status == TaskStatus::Queued;
+        if goes_back && to.retry != RetryMode::Continue {
+            self.fail("I3", format!("{id} waits again although it has shown tokens"));
+        }
         let dispatched = from.status == TaskStatus::Queued && to.status == TaskStatus::Dispatched;
         if number(to) != number(from) + u32::from(dispatched) {
             self.fail("I3", format!("{id} goes from attempt {} to {}", number(from), number(to)));
@@ -288,7 +297,8 @@ impl Checks {
         }
     }
 
-    /// I5: ids without a gap, one run's tokens only, one last event that agrees with them.
+    /// I5: ids without a gap, one run's tokens only (or, where a job goes on elsewhere, each token
+    /// once and the seams where it changed hands), one last event that agrees with them.
     fn whole_log(&mut self, row: &JobRow, log: &[Logged]) {
         let id = row.job_id;
         let mut run = None;
@@ -299,8 +309,13 @@ impl Checks {
                 Logged::Started { attempt, start } => index == 1 && run.replace((*attempt, *start)).is_none(),
                 Logged::Token { i, value } => {
                     tokens += 1;
-                    run.is_some_and(|(attempt, start)| *value == token_value(id, attempt, start, *i))
+                    let alike = row.retry == RetryMode::Continue;
+                    let maker = run.map(|maker| if alike { (0, 0) } else { maker });
+                    maker.is_some_and(|(attempt, start)| *value == token_value(id, attempt, start, *i))
                         && *i + 1 == tokens
+                }
+                Logged::Other(TaskEvent::Seam { i, .. }) => {
+                    row.retry == RetryMode::Continue && *i > 0 && *i <= tokens
                 }
                 Logged::Other(event) => event.is_last() && index + 1 == log.len(),
             };

@@ -63,6 +63,11 @@ impl World {
         (plan.tokens, plan.fate)
     }
 
+    /// What the job of this id asked for when its worker is lost.
+    pub fn job_retry(&self, job_id: JobId) -> RetryMode {
+        self.clients[(job_id.uuid().as_u128() >> 64) as usize].plan.retry
+    }
+
     /// Sends the task, again and again while it may.
     pub fn submit(&mut self, client: usize) {
         let me = &mut self.clients[client];
@@ -268,7 +273,8 @@ impl World {
         if let Some(stored) = stored {
             return Some(stored.events.clone());
         }
-        self.daemon.as_ref().and_then(|daemon| daemon.logs.get(&job_id)).cloned()
+        let log = self.daemon.as_ref().and_then(|daemon| daemon.logs.get(&job_id))?;
+        Some(self.shown(job_id, log).to_vec())
     }
 
     fn no_log(&mut self, client: usize, job_id: JobId) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use api_types::{JobId, TaskEvent, WorkerId};
-use orchestrator_core::{Action, Event, OpenStream, Orchestrator, RequestId, RunKey, Step};
+use orchestrator_core::{Action, Event, GoOn, OpenStream, Orchestrator, RequestId, RunKey, Step};
 
 use crate::bugs::Bug;
 use crate::faults::CrashPoint;
@@ -50,6 +50,12 @@ pub struct Daemon {
     pub waiting: BTreeMap<RequestId, Caller>,
     /// Which clients read which job.
     pub readers: BTreeMap<JobId, BTreeSet<usize>>,
+    /// How runs that were handed out go on, where they do.
+    pub goes_on: BTreeMap<RunKey, GoOn>,
+    /// Events that readers may have had before this process, of jobs that go on elsewhere.
+    pub reach: BTreeMap<JobId, usize>,
+    /// What is planted.
+    pub bug: Option<Bug>,
     journal: Journal,
     committing: Option<Step>,
     woken_at: Option<u64>,
@@ -57,13 +63,21 @@ pub struct Daemon {
 
 impl Daemon {
     /// A process that has just recovered this brain.
-    pub fn new(brain: Orchestrator, logs: BTreeMap<JobId, Vec<Logged>>, bug: Option<Bug>) -> Self {
+    pub fn new(
+        brain: Orchestrator,
+        logs: BTreeMap<JobId, Vec<Logged>>,
+        reach: BTreeMap<JobId, usize>,
+        bug: Option<Bug>,
+    ) -> Self {
         Self {
+            reach,
+            bug,
             journal: Journal::new(&brain, bug),
             brain,
             mailbox: VecDeque::new(),
             relays: BTreeMap::new(),
             logs,
+            goes_on: BTreeMap::new(),
             waiting: BTreeMap::new(),
             readers: BTreeMap::new(),
             committing: None,
@@ -73,7 +87,7 @@ impl Daemon {
 
     /// A job's log as it will be when `step` has been acted on up to the job's end, without its last
     /// event. What a step releases must be in the same transaction as the job's end.
-    fn log_at_end(&self, step: &Step, job_id: JobId) -> Vec<Logged> {
+    pub fn log_at_end(&self, step: &Step, job_id: JobId) -> Vec<Logged> {
         let mut log = self.logs.get(&job_id).cloned().unwrap_or_default();
         let mut held: BTreeMap<&RunKey, &[Logged]> = self
             .relays
@@ -170,8 +184,26 @@ impl World {
         self.counts.events += 1;
         self.checks.replayed(wrong);
         self.checks.decided(&more, now);
+        self.take_in(more, step);
+    }
+
+    /// Adds to the step; what lost runs have left is told at once, as the driver does.
+    fn take_in(&mut self, more: Step, step: &mut Step) {
+        let lost = more.actions.iter().filter_map(|action| match action {
+            Action::Salvage(run) => Some(run.clone()),
+            _ => None,
+        });
+        let lost: Vec<RunKey> = lost.collect();
+        if let Some(daemon) = &self.daemon {
+            self.checks.live_news(&daemon.brain, &more);
+        }
         step.writes.extend(more.writes);
         step.actions.extend(more.actions);
+        for run in lost {
+            let Some(daemon) = &self.daemon else { return };
+            let event = daemon.salvaged(step, &run);
+            self.decide(event, step);
+        }
     }
 
     fn decide_timeout(&mut self, step: &mut Step) {
@@ -185,8 +217,7 @@ impl World {
             self.checks.replayed(wrong);
             self.counts.timeouts += 1;
             self.checks.decided(&more, now);
-            step.writes.extend(more.writes);
-            step.actions.extend(more.actions);
+            self.take_in(more, step);
         }
     }
 
@@ -224,13 +255,18 @@ impl World {
         }
     }
 
-    /// From the decision to end a job on, nothing more is passed on for it: what readers got and
-    /// what is kept must be the same.
+    /// From the decision to end a job or to let it go on elsewhere on, nothing more is passed on for
+    /// it: what readers got and what is kept must be the same.
     fn freeze_ending(&mut self, step: &Step) {
         let Some(daemon) = &mut self.daemon else { return };
         for action in &step.actions {
-            if let Action::EndJob { job_id, .. } = action {
-                let of_job = daemon.relays.iter_mut().filter(|(run, _)| run.job_id == *job_id);
+            let settled = match action {
+                Action::EndJob { job_id, .. } => Some(*job_id),
+                Action::Salvage(run) => Some(run.job_id),
+                _ => None,
+            };
+            if let Some(job_id) = settled {
+                let of_job = daemon.relays.iter_mut().filter(|(run, _)| run.job_id == job_id);
                 of_job.for_each(|(_, relay)| relay.frozen = true);
             }
         }
@@ -247,9 +283,11 @@ impl World {
             log.push(Logged::Other(last.clone()));
             log
         };
+        let checkpoints = daemon.checkpoints(&step);
         let lost = usize::from(self.bug == Some(Bug::LastWriteLost) && step.writes.len() > 1);
         let writes = &step.writes[..step.writes.len() - lost];
         self.store.commit(writes, &queued, &kept, &mut self.checks);
+        self.store.save_logs(checkpoints);
         self.committed_at = self.committed_at.max(self.time());
         self.counts.commits += 1;
         if let Some((CrashPoint::AfterCommit, back)) = self.crash_next {
@@ -276,9 +314,13 @@ impl World {
         match action {
             Action::Answer { request, answer } => self.answer(request, answer),
             Action::Publish { job_id, event } => self.publish(job_id, event),
-            Action::PublishLive { job_id, .. } => self.checks.live_news(job_id, &self.store.jobs),
-            Action::OpenStream(OpenStream { run, .. }) => {
+            // Looked at when it was decided.
+            Action::PublishLive { .. } => {}
+            Action::OpenStream(OpenStream { run, goes_on, .. }) => {
                 self.checks.opened(&run);
+                if let (Some(daemon), Some(goes_on)) = (&mut self.daemon, goes_on) {
+                    daemon.goes_on.insert(run.clone(), goes_on);
+                }
                 let passing = self.bug == Some(Bug::PassBeforeRunning);
                 self.open_relay(run, 0, passing, true);
             }
@@ -287,6 +329,8 @@ impl World {
             }
             Action::PassStream(run) => self.pass_stream(&run),
             Action::DropStream(run) => self.drop_stream(&run),
+            // Its part was done with the commit.
+            Action::Salvage(_) => {}
             Action::StopRun { run, .. } => self.send_to_worker(&run, Happening::StopArrives),
             Action::AckRun { run, .. } => self.send_to_worker(&run, Happening::AckArrives),
             Action::EndJob { job_id, release_held, last_event } => {
@@ -364,12 +408,13 @@ impl World {
         self.set_clock();
         let now = self.time();
         let (brain, step) = Orchestrator::recover(self.plan.settings.clone(), self.store.rows(self.bug), now);
-        let living = self.store.jobs.iter().filter(|(_, stored)| !stored.row.status.is_terminal());
-        let logs = living.map(|(id, stored)| (*id, vec![stored.queued.clone()])).collect();
+        let (logs, reach) = self.logs_on_disk();
         self.checks.recovered(&brain, &self.store.jobs);
-        self.daemon = Some(Daemon::new(brain, logs, self.bug));
+        self.daemon = Some(Daemon::new(brain, logs, reach, self.bug));
         self.checks.decided(&step, now);
-        self.run_step(step);
+        let mut all = Step::default();
+        self.take_in(step, &mut all);
+        self.run_step(all);
         self.arm();
         self.after(0, Happening::DriverTurn(self.life));
     }

@@ -5,6 +5,7 @@
 //! seed always gives the same run, to the last byte of its trace.
 
 pub mod bugs;
+pub mod carry;
 pub mod checks;
 pub mod client;
 pub mod daemon;

@@ -158,7 +158,11 @@ fn client(rng: &mut Rng, models: &[&'static str]) -> ClientPlan {
         priority: if rng.chance(30) { Priority::Batch } else { Priority::Interactive },
         deadline_ms: rng.chance(15).then(|| rng.between(500, 30_000)),
         on_disconnect: if rng.chance(50) { OnDisconnect::Cancel } else { OnDisconnect::Continue },
-        retry: if rng.chance(10) { RetryMode::Never } else { RetryMode::BeforeFirstToken },
+        retry: match rng.between(0, 99) {
+            0..=9 => RetryMode::Never,
+            10..=39 => RetryMode::Continue,
+            _ => RetryMode::BeforeFirstToken,
+        },
         durability: if rng.chance(10) { Durability::Memory } else { Durability::Durable },
         keyed: rng.chance(70),
         doubled: rng.chance(20),

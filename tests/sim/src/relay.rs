@@ -26,6 +26,8 @@ pub struct Relay {
     pub passing: bool,
     /// Whether the job's end is decided.
     pub frozen: bool,
+    /// The id of the run's first event.
+    first_event: usize,
     cursor: usize,
     told_first: bool,
     over: bool,
@@ -42,6 +44,9 @@ impl World {
         if earlier.is_some_and(|relay| !relay.broken) {
             return;
         }
+        let standing = self.daemon.as_ref().and_then(|daemon| daemon.brain.job(run.job_id));
+        let attempt = standing.and_then(|standing| standing.row.attempt);
+        let first_event = attempt.map_or(1, |attempt| attempt.first_event_id as usize);
         self.conns += 1;
         let conn = self.conns;
         let relay = Relay {
@@ -50,6 +55,7 @@ impl World {
             held: Vec::new(),
             passing,
             frozen: false,
+            first_event,
             cursor: usize::from(!execute && self.bug == Some(Bug::RelaySkips)),
             told_first: passing,
             over: false,
@@ -161,7 +167,7 @@ impl World {
             return;
         }
         if relay.passing {
-            let id = relay.cursor;
+            let id = relay.first_event + relay.cursor - 1;
             self.append(run, id, logged);
         } else {
             relay.held.push(logged);
@@ -198,9 +204,10 @@ impl World {
             return;
         }
         relay.passing = true;
+        let first_event = relay.first_event;
         let held = std::mem::take(&mut relay.held);
         for (index, logged) in held.into_iter().enumerate() {
-            self.append(run, index + 1, logged);
+            self.append(run, first_event + index, logged);
         }
     }
 
@@ -209,7 +216,7 @@ impl World {
         let Some(dropped) = self.daemon.as_mut().and_then(|daemon| daemon.relays.remove(run)) else { return };
         if self.bug == Some(Bug::HeldPasses) {
             for (index, logged) in dropped.held.into_iter().enumerate() {
-                self.append(run, index + 1, logged);
+                self.append(run, dropped.first_event + index, logged);
             }
         }
     }

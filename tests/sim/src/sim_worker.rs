@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use api_types::event::RunEnd;
-use api_types::worker::{WorkerFacts, WorkerStatus};
+use api_types::task::RetryMode;
+use api_types::worker::{Seam, WorkerFacts, WorkerStatus};
 use api_types::{
-    Attempt, ErrorCode, ErrorDetail, Incarnation, InstanceId, JobId, PROTOCOL, StopReason, WorkerId,
+    Attempt, ErrorCode, ErrorDetail, Incarnation, InstanceId, JobId, PROTOCOL, StopReason, TaskEvent,
+    WorkerId,
 };
-use orchestrator_core::{Answer, Event, RequestId, Run, RunKey};
+use orchestrator_core::{Answer, Event, GoOn, RequestId, Run, RunKey};
 use uuid::Uuid;
 
 use crate::bugs::Bug;
@@ -60,6 +62,12 @@ struct RunLog {
     events: Vec<WorkerEvent>,
     ended: bool,
     tokens: u32,
+    /// The index of the next token.
+    next: u32,
+    /// Seams that are to be logged yet.
+    seams: Vec<Seam>,
+    /// Whether the tokens are the same on every worker.
+    alike: bool,
     fate: Fate,
 }
 
@@ -129,6 +137,21 @@ impl SimWorker {
             version: String::new(),
             protocol: PROTOCOL,
         }
+    }
+}
+
+impl RunLog {
+    /// Adds an event, and before it the seams whose place this is.
+    fn log(&mut self, event: WorkerEvent) {
+        let due = |seam: &Seam| seam.at <= self.next || self.ended;
+        let (due, left): (Vec<Seam>, Vec<Seam>) = std::mem::take(&mut self.seams).into_iter().partition(due);
+        self.seams = left;
+        for Seam { from_worker, to_worker, i, exact, .. } in due {
+            let seam = TaskEvent::Seam { from_worker, to_worker, i, exact };
+            self.events.push(WorkerEvent::Log(Logged::Other(seam)));
+        }
+        self.next += u32::from(matches!(event, WorkerEvent::Log(Logged::Token { .. })));
+        self.events.push(event);
     }
 }
 
@@ -378,10 +401,23 @@ impl World {
         Ok(start)
     }
 
+    /// What the orchestrator sends with a run that goes on where another stopped.
+    fn goes_on(&self, id: RunId) -> Option<GoOn> {
+        let daemon = self.daemon.as_ref()?;
+        let of_run = |run: &RunKey| (run.job_id, run.attempt) == id;
+        daemon.goes_on.iter().find(|(run, _)| of_run(run)).map(|(_, goes_on)| goes_on.clone())
+    }
+
     fn begin_run(&mut self, worker: usize, start: u64, id: RunId) {
         let (tokens, fate) = self.job_plan(id.0);
+        let goes_on = self.goes_on(id);
+        let alike = self.job_retry(id.0) == RetryMode::Continue;
         let started = WorkerEvent::Log(Logged::Started { attempt: id.1.0, start });
-        let run = RunLog { events: vec![started], ended: false, tokens, fate };
+        let events = if goes_on.is_some() { Vec::new() } else { vec![started] };
+        let repeats = self.bug == Some(Bug::SeamRepeats);
+        let GoOn { tokens: next, seams } = goes_on.unwrap_or(GoOn { tokens: 0, seams: Vec::new() });
+        let next = next.saturating_sub(u32::from(repeats));
+        let run = RunLog { events, ended: false, tokens, next, seams, alike, fate };
         if let Some(process) = &mut self.workers[worker].process {
             process.runs.insert(id, run);
         }
@@ -406,7 +442,7 @@ impl World {
         }
         let Some(process) = self.process(worker, start) else { return };
         let Some(run) = process.runs.get_mut(&id).filter(|run| !run.ended) else { return };
-        let i = run.events.len() as u32 - 1;
+        let i = run.next;
         let first_try = id.1 == Attempt::FIRST;
         let event = match run.fate {
             Fate::FailsOnce if first_try => {
@@ -420,10 +456,11 @@ impl World {
                 return self.after(1_500, Happening::StartWorker(worker));
             }
             _ if i >= run.tokens => WorkerEvent::End(run_end(run.tokens, StopReason::Eos)),
+            _ if run.alike => WorkerEvent::Log(Logged::Token { i, value: token_value(id.0, 0, 0, i) }),
             _ => WorkerEvent::Log(Logged::Token { i, value: token_value(id.0, id.1.0, start, i) }),
         };
         run.ended = !matches!(event, WorkerEvent::Log(_));
-        run.events.push(event);
+        run.log(event);
         if !run.ended {
             let step = self.rng.between(10, 120);
             self.after(step, Happening::Token { worker, start, run: id });
@@ -437,9 +474,9 @@ impl World {
         let Some(process) = &mut self.workers[worker].process else { return };
         let start = process.start;
         let Some(run) = process.runs.get_mut(&id).filter(|run| !run.ended) else { return };
-        let tokens = run.events.len() as u32 - 1;
+        let end = run_end(run.next, StopReason::Cancelled);
         run.ended = true;
-        run.events.push(WorkerEvent::End(run_end(tokens, StopReason::Cancelled)));
+        run.log(WorkerEvent::End(end));
         process.leaked += u32::from(leaks);
         self.wake_relay(worker, id, start);
     }

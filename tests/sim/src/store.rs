@@ -8,6 +8,7 @@ use orchestrator_core::policy::PolicyRows;
 use orchestrator_core::{Estimates, JobRow, PoolRow, Rows, SessionRow, SpawnRow, WorkerRow, Write};
 
 use crate::bugs::Bug;
+use crate::carry::is_carried;
 use crate::checks::Checks;
 use crate::daemon::Logged;
 
@@ -33,6 +34,8 @@ pub struct Stored {
     pub row: JobRow,
     /// Its first event, committed with it.
     pub queued: Logged,
+    /// What is on disk of its log after that, while it runs and can go on elsewhere.
+    pub saved: Vec<Logged>,
     /// Its kept events, once it ended.
     pub events: Vec<Logged>,
 }
@@ -68,7 +71,10 @@ impl Store {
                     checks.inserted(row, &self.jobs);
                     let event = queued.get(&row.job_id).cloned();
                     let queued = Logged::Other(event.unwrap_or_else(|| checks.no_first_event(row.job_id)));
-                    self.jobs.insert(row.job_id, Stored { row: row.clone(), queued, events: Vec::new() });
+                    self.jobs.insert(
+                        row.job_id,
+                        Stored { row: row.clone(), queued, saved: Vec::new(), events: Vec::new() },
+                    );
                 }
                 Write::UpdateJob(row) => self.update(row, Vec::new(), checks),
                 Write::EndJob { row, last_event } => self.update(row, kept(row.job_id, last_event), checks),
@@ -92,6 +98,15 @@ impl Store {
                 Write::PutPolicies(rows) => self.policies = rows.clone(),
                 Write::PutSpawn(row) => drop(self.spawns.insert(row.worker_id.clone(), row.clone())),
                 Write::DeleteSpawn(id) => drop(self.spawns.remove(id)),
+            }
+        }
+    }
+
+    /// The logs of these jobs, as far as they are on disk.
+    pub fn save_logs(&mut self, logs: BTreeMap<JobId, Vec<Logged>>) {
+        for (job_id, log) in logs {
+            if let Some(stored) = self.jobs.get_mut(&job_id).filter(|stored| is_carried(&stored.row)) {
+                stored.saved = log.get(1..).unwrap_or_default().to_vec();
             }
         }
     }

@@ -28,6 +28,7 @@ pub enum Happening {
     Strike(Fault),
     Heal,
     CheckBounds,
+    Checkpoint,
     StartDaemon(u64),
     DriverTurn(u64),
     Commit(u64),
@@ -226,6 +227,7 @@ impl World {
         }
         self.after(HEAL_AT, Happening::Heal);
         self.after(BOUNDS_EVERY_MS, Happening::CheckBounds);
+        self.after(BOUNDS_EVERY_MS, Happening::Checkpoint);
     }
 
     /// Puts something on the agenda.
@@ -292,6 +294,7 @@ impl World {
                 self.forgive_silence();
                 self.after(BOUNDS_EVERY_MS, Happening::CheckBounds);
             }
+            Happening::Checkpoint => self.checkpoint(),
             Happening::StartDaemon(life) if life == self.life => self.start_daemon(),
             Happening::DriverTurn(life) if life == self.life => self.driver_turn(),
             Happening::Commit(life) if life == self.life => self.commit(),

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use api_types::worker::{CancelRequest, ExecuteRequest};
+use api_types::task::RetryMode;
+use api_types::worker::{CancelRequest, Continuation, ExecuteRequest};
 use api_types::{ErrorCode, ErrorDetail};
 use clients::WorkerClient;
-use orchestrator_core::{Event, JobRow, OpenStream, RunKey};
+use orchestrator_core::{Event, GoOn, JobRow, OpenStream, RunKey};
 
 use super::{Actions, RunningRelay};
 use crate::driver::requests::RequestBody;
@@ -26,7 +27,7 @@ impl Actions {
             self.handle.report(Event::StreamFailed { run: open.run, error });
             return;
         };
-        let head = ExecuteRequest {
+        let mut head = ExecuteRequest {
             job_id: open.run.job_id.to_string(),
             attempt: Some(open.run.attempt),
             incarnation: Some(open.run.incarnation),
@@ -34,11 +35,28 @@ impl Actions {
             model: Some(row.model.clone()),
             time_limit_ms: Some(open.time_limit_ms),
             prefix: open.prefix,
+            token_ids: (row.retry == RetryMode::Continue).then_some(true),
             ..ExecuteRequest::default()
         };
+        if let Some(goes_on) = open.goes_on {
+            head.continuation = self.continuation(&open.run, goes_on);
+            if head.continuation.is_none() {
+                let error =
+                    ErrorDetail::new(ErrorCode::Internal, "the tokens of this job are not in its log");
+                self.handle.report(Event::StreamFailed { run: open.run, error });
+                return;
+            }
+        }
         let worker = self.workers.at(&open.uri, open.secret.as_deref()).with_correlation(&row.correlation_id);
         let body = request.with_head(&head);
         self.start_relay(open.run, worker, false, Duration::ZERO, |_| Source::Execute(body));
+    }
+
+    /// What a run goes on with: the tokens in the job's log.
+    fn continuation(&self, run: &RunKey, goes_on: GoOn) -> Option<Continuation> {
+        let tokens = self.subscribers.log(run.job_id)?.token_ids()?;
+        let complete = u32::try_from(tokens.len()) == Ok(goes_on.tokens);
+        complete.then_some(Continuation { tokens, seams: goes_on.seams })
     }
 
     /// Takes a run up again from the worker's own log, unless its stream is open or has given its

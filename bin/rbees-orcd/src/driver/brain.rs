@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use api_types::task::{Durability, TaskStatus};
+use api_types::task::{Durability, RetryMode, TaskStatus};
 use api_types::worker::WorkerHealth;
 use api_types::{ErrorDetail, Incarnation, JobId, WorkerId};
 use orchestrator_core::{Action, Answer, Event, Notice, Orchestrator, RequestId, Step, Submission, Time};
 use tokio::sync::oneshot;
 
+use super::carry;
 use super::handle::{Message, Question};
 use super::journal::Journal;
 use super::prepare;
@@ -94,6 +95,11 @@ impl Brain {
                 Ok(())
             }
             Message::Probed(worker_id, incarnation, health) => self.probed(worker_id, incarnation, &health),
+            Message::Checkpoint => {
+                let changes = carry::checkpoints(&self.actions.subscribers);
+                changes.into_iter().for_each(|change| self.round.write(change));
+                Ok(())
+            }
             Message::Prune => {
                 self.prune = true;
                 Ok(())
@@ -144,6 +150,7 @@ impl Brain {
         file: Option<PromptFile>,
     ) -> Result<(), StoreError> {
         let (job_id, durability) = (submission.job_id, submission.durability);
+        let goes_on = submission.retry == RetryMode::Continue;
         let step = self.decide(Event::Submit(submission));
         let accepted = step.actions.iter().any(|action| {
             matches!(action, Action::Answer { answer: Answer::Accepted { job_id: id, replayed: false, .. }, .. }
@@ -154,7 +161,11 @@ impl Brain {
         }
         let stored = file.map_or_else(|| StoredRequest::Row(request.json()), StoredRequest::File);
         self.requests.keep(job_id, request, durability);
-        self.take_step(step, Some(stored))
+        self.take_step(step, Some(stored))?;
+        if goes_on {
+            self.actions.subscribers.carry(job_id, durability == Durability::Durable, 0);
+        }
+        Ok(())
     }
 
     /// A worker that answers a probe lives; what it runs, its streams tell.
@@ -184,12 +195,14 @@ impl Brain {
         self.journal.decided(&step);
         let Step { writes, actions, .. } = step;
         let changes = prepare::changes(&self.actions.subscribers, writes, &actions, request);
+        let salvaged = carry::salvaged(&self.actions.subscribers, &actions);
         if changes.is_empty() && self.round.is_empty() {
-            return actions.into_iter().try_for_each(|action| self.perform(action));
+            actions.into_iter().try_for_each(|action| self.perform(action))?;
+        } else {
+            changes.into_iter().for_each(|change| self.round.write(change));
+            self.round.acts.extend(actions.into_iter().map(Act::Action));
         }
-        changes.into_iter().for_each(|change| self.round.write(change));
-        self.round.acts.extend(actions.into_iter().map(Act::Action));
-        Ok(())
+        salvaged.into_iter().try_for_each(|event| self.handle(event))
     }
 
     /// Shows the state, as of the last commit.
@@ -272,6 +285,7 @@ impl Brain {
         }
         let started = Instant::now();
         self.store.commit(changes, now)?;
+        carry::saved(&self.actions.subscribers, changes);
         self.actions.metrics.commits.inc();
         self.actions.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
@@ -304,6 +318,8 @@ impl Brain {
             }
             Action::Publish { job_id, .. } => self.actions.publish(job_id),
             Action::PublishLive { job_id, event } => self.actions.publish_live(job_id, &event),
+            // Its part was done with the commit.
+            Action::Salvage(_) => {}
             Action::PassStream(run) => self.actions.pass_stream(&run),
             Action::DropStream(run) => self.actions.drop_stream(&run),
             Action::StopRun { run, uri, secret } => self.actions.stop_run(run, &uri, secret.as_deref()),

@@ -92,6 +92,8 @@ pub(super) enum Message {
     Read(Question),
     /// A worker answered a probe.
     Probed(WorkerId, Incarnation, Box<WorkerHealth>),
+    /// What jobs that go on elsewhere have said since the last time is to be on disk.
+    Checkpoint,
     /// Old jobs may be deleted.
     Prune,
     /// End, after what came before.
@@ -356,6 +358,11 @@ impl Handle {
     /// A worker answered a probe.
     pub(crate) fn probed(&self, worker_id: WorkerId, incarnation: Incarnation, health: WorkerHealth) {
         let _ = self.send(Message::Probed(worker_id, incarnation, Box::new(health)));
+    }
+
+    /// What jobs that go on elsewhere have said is to be on disk.
+    pub fn checkpoint(&self) {
+        let _ = self.send(Message::Checkpoint);
     }
 
     /// Old jobs may be deleted.

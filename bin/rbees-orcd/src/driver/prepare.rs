@@ -11,7 +11,7 @@ use orchestrator_core::{Action, Write};
 
 use crate::store::housekeeping::StoredRequest;
 use crate::store::{Change, KeptStream};
-use crate::subscribers::Subscribers;
+use crate::subscribers::{JobLog, Subscribers};
 
 /// The changes of one step. `request` is that of the durable job which the step takes in, if it does.
 pub fn changes(
@@ -29,6 +29,7 @@ pub fn changes(
         return Vec::new();
     }
     let mut changes: Vec<Change> = writes.into_iter().map(|write| texts.complete(write)).collect();
+    changes.extend(texts.checkpoints);
     changes.extend(texts.published.into_iter().map(|(job_id, frames)| Change::Publish { job_id, frames }));
     changes
 }
@@ -39,6 +40,14 @@ struct Texts {
     published: HashMap<JobId, Vec<u8>>,
     sealed: HashMap<JobId, KeptStream>,
     request: Option<StoredRequest>,
+    checkpoints: Vec<Change>,
+}
+
+/// Everything of this log that is to be on disk and is not; nothing for a job that cannot go on
+/// elsewhere.
+pub fn checkpoint(log: &JobLog) -> Option<Change> {
+    let unsaved = log.unsaved()?;
+    Some(Change::Checkpoint { job_id: log.job_id(), unsaved })
 }
 
 impl Texts {
@@ -51,6 +60,12 @@ impl Texts {
             Action::PassStream(run) => {
                 if let Some(log) = subscribers.log(run.job_id) {
                     log.keep_held();
+                    self.checkpoints.extend(checkpoint(&log));
+                }
+            }
+            Action::Salvage(run) => {
+                if let Some(log) = subscribers.log(run.job_id) {
+                    self.checkpoints.extend(checkpoint(&log));
                 }
             }
             Action::DropStream(run) => {

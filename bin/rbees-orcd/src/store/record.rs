@@ -5,7 +5,7 @@ use api_types::event::RunEnd;
 use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode, TaskStatus};
 use api_types::worker::WorkerFacts;
 use api_types::{Attempt, CorrelationId, Incarnation, JobId, PrefixChain, SessionId, TenantId, WorkerId};
-use orchestrator_core::{AttemptRow, Forecast, Idempotency, JobRow, Time, WorkerRow};
+use orchestrator_core::{AttemptRow, Carried, Forecast, Idempotency, JobRow, Time, WorkerRow};
 use rusqlite::Row;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -53,6 +53,8 @@ pub struct JobDetail {
     #[serde(default)]
     tries_failed: u32,
     workers_lost: Vec<WorkerId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    carried: Option<Box<Carried>>,
     had_reader: bool,
     cancel_requested_at_ms: Option<u64>,
     end: Option<RunEnd>,
@@ -90,6 +92,7 @@ impl From<&JobRow> for JobDetail {
             not_before_ms: row.not_before.map(|time| time.0),
             tries_failed: row.tries_failed,
             workers_lost: row.workers_lost.clone(),
+            carried: row.carried.clone(),
             had_reader: row.had_reader,
             cancel_requested_at_ms: row.cancel_requested_at.map(|time| time.0),
             end: row.end.clone(),
@@ -155,6 +158,7 @@ pub fn job_from(row: &Row<'_>) -> Result<JobRow, StoreError> {
         not_before: detail.not_before_ms.map(Time),
         tries_failed: detail.tries_failed,
         workers_lost: detail.workers_lost,
+        carried: detail.carried,
         had_reader: detail.had_reader,
         cancel_requested_at: detail.cancel_requested_at_ms.map(Time),
         ended_at: row.get::<_, Option<i64>>(5)?.map(from_micros),

@@ -1,6 +1,6 @@
 //! One change of the database each, inside the driver's transaction.
 
-use api_types::task::Decision;
+use api_types::task::{Decision, RetryMode};
 use api_types::{Attempt, JobId, PoolId, SessionId, TenantId, WorkerId};
 use orchestrator_core::journal::Segment;
 use orchestrator_core::policy::PolicyRows;
@@ -10,6 +10,7 @@ use rusqlite::{OptionalExtension, Transaction};
 use super::housekeeping::StoredRequest;
 use super::record::{JobDetail, WorkerDetail, micros, write_json};
 use super::{StoreError, journal, sessions};
+use crate::subscribers::Unsaved;
 
 /// Something to write. As the brain asked for it, with the texts that the brain never sees.
 #[derive(Debug)]
@@ -31,6 +32,13 @@ pub enum Change {
         job_id: JobId,
         /// Frames, to be appended.
         frames: Vec<u8>,
+    },
+    /// Events of a running job that goes on elsewhere when its worker is lost.
+    Checkpoint {
+        /// The job.
+        job_id: JobId,
+        /// Those that were not on disk.
+        unsaved: Unsaved,
     },
     /// A job that ended; its request is erased.
     EndJob {
@@ -84,7 +92,9 @@ impl Change {
     pub fn job_id(&self) -> Option<JobId> {
         match self {
             Self::InsertJob { row, .. } | Self::UpdateJob(row) | Self::EndJob { row, .. } => Some(row.job_id),
-            Self::Publish { job_id, .. } | Self::PutDecision { job_id, .. } => Some(*job_id),
+            Self::Publish { job_id, .. }
+            | Self::Checkpoint { job_id, .. }
+            | Self::PutDecision { job_id, .. } => Some(*job_id),
             Self::BeginJournal { .. }
             | Self::AppendJournal(_)
             | Self::PutWorker(_)
@@ -118,6 +128,7 @@ pub(super) fn apply(transaction: &Transaction<'_>, change: &Change) -> Result<Op
         Change::InsertJob { row, request, published } => insert_job(transaction, row, request, published)?,
         Change::UpdateJob(row) => update_job(transaction, row)?,
         Change::Publish { job_id, frames } => publish(transaction, *job_id, frames)?,
+        Change::Checkpoint { job_id, unsaved } => checkpoint(transaction, *job_id, unsaved)?,
         Change::EndJob { row, stream } => return end_job(transaction, row, stream),
         Change::PutDecision { job_id, attempt, decision } => {
             put_decision(transaction, *job_id, *attempt, decision)?;
@@ -211,6 +222,16 @@ fn publish(transaction: &Transaction<'_>, job_id: JobId, frames: &[u8]) -> Resul
     Ok(())
 }
 
+fn checkpoint(transaction: &Transaction<'_>, job_id: JobId, unsaved: &Unsaved) -> Result<(), StoreError> {
+    transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO checkpoints (number, first_event, frames)
+             SELECT number, ?2, ?3 FROM jobs WHERE job_id = ?1",
+        )?
+        .execute((job_id.uuid().as_bytes(), number(unsaved.first_event), &unsaved.frames))?;
+    Ok(())
+}
+
 fn end_job(
     transaction: &Transaction<'_>,
     row: &JobRow,
@@ -218,6 +239,9 @@ fn end_job(
 ) -> Result<Option<JobId>, StoreError> {
     update_job(transaction, row)?;
     let number = number(row.number);
+    if row.retry == RetryMode::Continue {
+        transaction.prepare_cached("DELETE FROM checkpoints WHERE number = ?1")?.execute([number])?;
+    }
     let lies_in_file: Option<bool> = transaction
         .prepare_cached("DELETE FROM live WHERE number = ?1 RETURNING request IS NULL")?
         .query_row([number], |row| row.get(0))

@@ -3,6 +3,8 @@
 //! Frames lie back to back in one buffer as they came from the worker. Readers see the first
 //! `visible` of them; what follows is not committed yet.
 
+mod carried;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api_types::sse::{FrameDecoder, encode_event_into};
@@ -10,6 +12,8 @@ use api_types::{JobId, TaskEvent};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use self::carried::Carried;
+pub use self::carried::{AHEAD, Unsaved};
 use super::OnReaders;
 use crate::store::KeptStream;
 
@@ -45,6 +49,8 @@ struct State {
     sealed: bool,
     ended: bool,
     complete: bool,
+    /// Set for a job that can go on elsewhere.
+    carried: Option<Carried>,
 }
 
 /// What became of an appended frame.
@@ -117,7 +123,7 @@ impl JobLog {
     /// Shows what was staged.
     pub fn reveal(&self) {
         let mut state = self.lock();
-        state.visible = state.held_from.unwrap_or(state.ends.len());
+        state.visible = state.shown();
         drop(state);
         self.changed.notify_waiters();
     }
@@ -153,7 +159,7 @@ impl JobLog {
         state.complete = true;
         let shown = state.open;
         if shown {
-            state.visible = state.ends.len();
+            state.visible = state.shown();
         }
         drop(state);
         if shown {
@@ -194,7 +200,7 @@ impl JobLog {
     pub fn pass(&self) {
         let mut state = self.lock();
         state.open = state.writer != 0;
-        state.visible = state.held_from.unwrap_or(state.ends.len());
+        state.visible = state.shown();
         drop(state);
         self.changed.notify_waiters();
     }
@@ -368,7 +374,7 @@ mod tests {
     }
 
     fn token(id: u64) -> Bytes {
-        encode_event(Some(id), &TaskEvent::Token { t: format!("t{id}"), i: 0 })
+        encode_event(Some(id), &TaskEvent::Token { t: format!("t{id}"), i: 0, k: None })
     }
 
     fn end() -> TaskEvent {

@@ -235,7 +235,7 @@ fn script(worker: &Worker, request: &ExecuteRequest) -> Vec<Bytes> {
     frames.push(encode_event(None, &TaskEvent::Metrics(progress)));
     let count = tokens.len() as u32;
     for (i, t) in (0..).zip(tokens) {
-        frames.push(encode_event(Some(first + 1 + u64::from(i)), &TaskEvent::Token { t, i }));
+        frames.push(encode_event(Some(first + 1 + u64::from(i)), &TaskEvent::Token { t, i, k: None }));
     }
     frames.push(encode_event(Some(first + 1 + u64::from(count)), &end(count, stop_reason)));
     frames

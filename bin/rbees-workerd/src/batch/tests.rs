@@ -11,6 +11,7 @@ use engine::{Backend, Engine, LoadOptions, StepOutcome};
 
 use super::*;
 use crate::generation::Job;
+use crate::replay::Replay;
 use crate::run_log::Page;
 use crate::runs::{Admission, Claim, Run, Runs};
 
@@ -44,13 +45,20 @@ impl World {
             deadline: None,
             accepted: Instant::now(),
             correlation_id: None,
+            token_ids: false,
+            replay: Replay::default(),
         };
         (job, run)
     }
 
+    fn generation(&self, job: Job) -> Generation {
+        Generation::new(job, &*self.engine.tokenizer())
+    }
+
     fn join(&mut self, name: &str, prompt: usize, max_tokens: u32) -> Arc<Run> {
         let (job, run) = self.job(name, prompt, max_tokens);
-        self.batch.join(Generation::new(job)).expect("a free slot");
+        let generation = self.generation(job);
+        self.batch.join(generation).expect("a free slot");
         run
     }
 
@@ -137,7 +145,7 @@ fn slots_are_left_and_taken_again_between_steps() {
     let mut world = World::new(1);
     let run = world.join("a", 2, 2);
     let (job, _) = world.job("b", 2, 1);
-    let refused = world.batch.join(Generation::new(job)).expect_err("no slot is free");
+    let refused = world.batch.join(world.generation(job)).expect_err("no slot is free");
     assert_eq!(refused.run().job_id, "b");
     assert!(world.step().1.is_empty());
     let (_, left) = world.step();
@@ -171,7 +179,7 @@ fn a_run_past_its_deadline_leaves_with_that_reason() {
     let (mut job, _) = world.job("a", 1, 5);
     let deadline = Instant::now() + Duration::from_secs(3600);
     job.deadline = Some(deadline);
-    world.batch.join(Generation::new(job)).expect("a free slot");
+    world.batch.join(world.generation(job)).expect("a free slot");
     assert!(world.batch.interrupt(deadline - Duration::from_millis(1)).is_empty());
     let left = world.batch.interrupt(deadline);
     assert!(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use api_types::event::TaskEvent;
 use api_types::sampling::FieldProblem;
 use api_types::task::ChatMessage;
-use api_types::worker::ExecuteRequest;
+use api_types::worker::{Continuation, ExecuteRequest};
 use api_types::{Attempt, CorrelationId, ErrorBody, ErrorCode, ErrorDetail};
 use axum::Extension;
 use axum::extract::State;
@@ -20,6 +20,7 @@ use super::reader::stream;
 use crate::decode::Command;
 use crate::generation::{Job, failure};
 use crate::prompt::Prompts;
+use crate::replay::{self, Replay, check_vocabulary};
 use crate::runs::{Admission, Claim, Run};
 use crate::state::WorkerState;
 
@@ -90,7 +91,9 @@ async fn start(
 ) -> Result<(), ErrorDetail> {
     let prepared = prepare(&state, request, Arc::clone(&run), caller).await;
     let handed = prepared.and_then(|job| {
-        run.log.append(&started(&state, &run));
+        if job.replay.count() == 0 {
+            run.log.append(&started(&state, &run));
+        }
         let sent = state.model()?.commands.send(Command::Start(Box::new(job)));
         sent.map_err(|_| ErrorDetail::new(ErrorCode::ShuttingDown, "the worker is stopping"))
     });
@@ -108,7 +111,9 @@ async fn prepare(
     Caller { accepted, correlation_id }: Caller,
 ) -> Result<Job, ErrorDetail> {
     let prompts = Arc::clone(&state.model()?.prompts);
-    let context = prompts.info().context_length;
+    let (context, vocab) = (prompts.info().context_length, prompts.info().vocab);
+    let token_ids = request.token_ids == Some(true);
+    let continuation = request.continuation.clone();
     let sampling = request.sampling();
     let deadline =
         request.time_limit_ms.map(|ms| accepted + Duration::from_millis(ms.min(MAX_TIME_LIMIT_MS)));
@@ -117,6 +122,7 @@ async fn prepare(
     });
     let prompt = making.await.map_err(|_| internal("the prompt could not be made"))??;
     let left = room(prompt.len(), context)?;
+    let replay = replay(continuation, left, vocab)?;
     Ok(Job {
         run,
         prompt,
@@ -126,7 +132,25 @@ async fn prepare(
         deadline,
         accepted,
         correlation_id,
+        token_ids,
+        replay,
     })
+}
+
+/// What is to be taken of another worker's, where it fits this model and context.
+fn replay(continuation: Option<Continuation>, left: u32, vocab: u32) -> Result<Replay, ErrorDetail> {
+    let Some(continuation) = continuation else { return Ok(Replay::default()) };
+    check_vocabulary(&continuation, vocab)?;
+    let replay = Replay::new(continuation);
+    if replay.count() <= left {
+        return Ok(replay);
+    }
+    let message = format!(
+        "the completion has {} tokens already; the context leaves {left} for it on this worker",
+        replay.count()
+    );
+    Err(ErrorDetail::new(ErrorCode::ContextOverflow, message)
+        .with_hint("use a worker with a larger --context"))
 }
 
 /// The tokens of a prompt or of messages.
@@ -223,6 +247,9 @@ fn check(request: &ExecuteRequest) -> Result<(), FieldProblem> {
     check_input("prompt", request.prompt.as_deref(), request.messages.as_deref())?;
     if request.prompt.as_deref() == Some("") {
         return Err(FieldProblem::new("prompt", "empty", "prompt is empty; give at least one character"));
+    }
+    if let Some(continuation) = &request.continuation {
+        replay::check(continuation, request.seed)?;
     }
     request.sampling().check()
 }

@@ -216,7 +216,7 @@ pub fn finished(events: &[(u64, TaskEvent)]) -> (String, RunEnd) {
     let mut count = 0;
     for (_, event) in events {
         match event {
-            TaskEvent::Token { t, i } => {
+            TaskEvent::Token { t, i, .. } => {
                 assert_eq!(*i, count, "no index is skipped or repeated");
                 count += 1;
                 text.push_str(t);

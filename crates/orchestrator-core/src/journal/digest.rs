@@ -40,11 +40,15 @@ impl Digest {
                 self.placements += 1;
                 ("open", open.run.job_id, open.run.attempt, &open.run.worker_id).hash(hasher);
                 (open.run.incarnation, open.first_event_id, open.time_limit_ms).hash(hasher);
+                for seam in open.goes_on.iter().flat_map(|goes_on| &goes_on.seams) {
+                    (seam.at, &seam.from_worker, &seam.to_worker, seam.i, seam.exact).hash(hasher);
+                }
             }
             Action::ResumeStream { run, delay_ms, passed, .. } => {
                 ("resume", run.job_id, run.attempt, &run.worker_id, delay_ms, passed).hash(hasher);
             }
             Action::StopRun { run, .. } => ("stop", run.job_id, run.attempt).hash(hasher),
+            Action::Salvage(run) => ("salvage", run.job_id, run.attempt).hash(hasher),
             Action::DropStream(run) => ("drop", run.job_id, run.attempt).hash(hasher),
             Action::EndJob { job_id, release_held, last_event } => {
                 ("end", job_id, release_held, last_event.name()).hash(hasher);

@@ -81,6 +81,7 @@ impl<'a> Hot<'a> {
             | Event::DrainWorker { .. }
             | Event::StreamFailed { .. }
             | Event::StreamBroken { .. }
+            | Event::Salvaged { .. }
             | Event::PutPool { .. }
             | Event::RemovePool { .. }
             | Event::SetPolicy { .. }

@@ -40,6 +40,7 @@ fn row(number: u64, tenant_of: u8, session: Option<u8>) -> JobRow {
         not_before: None,
         tries_failed: 0,
         workers_lost: Vec::new(),
+        carried: None,
         had_reader: false,
         cancel_requested_at: None,
         ended_at: None,

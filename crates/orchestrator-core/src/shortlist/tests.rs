@@ -347,6 +347,7 @@ fn job_row(n: u128, placement: Placement, model: &str, last: Option<u8>) -> JobR
         not_before: None,
         tries_failed: 0,
         workers_lost: vec![],
+        carried: None,
         had_reader: false,
         cancel_requested_at: None,
         ended_at: None,

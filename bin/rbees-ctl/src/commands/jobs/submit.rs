@@ -101,6 +101,8 @@ enum RetryArg {
     Never,
     /// The job runs elsewhere while no token has been sent
     BeforeFirstToken,
+    /// The job goes on elsewhere after the last token that was sent
+    Continue,
 }
 
 /// Runs it.
@@ -214,6 +216,7 @@ impl From<RetryArg> for RetryMode {
         match arg {
             RetryArg::Never => Self::Never,
             RetryArg::BeforeFirstToken => Self::BeforeFirstToken,
+            RetryArg::Continue => Self::Continue,
         }
     }
 }

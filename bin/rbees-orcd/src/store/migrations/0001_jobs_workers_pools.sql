@@ -37,6 +37,15 @@ CREATE TABLE streams (
     result   TEXT
 ) STRICT;
 
+-- What running jobs that can go on elsewhere have said, second by second; their streams so far are
+-- live.events and then these frames. Erased by the commit that ends the job.
+CREATE TABLE checkpoints (
+    number      INTEGER NOT NULL REFERENCES jobs (number) ON DELETE CASCADE,
+    first_event INTEGER NOT NULL,
+    frames      BLOB NOT NULL,
+    PRIMARY KEY (number, first_event)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE decisions (
     number   INTEGER NOT NULL REFERENCES jobs (number) ON DELETE CASCADE,
     attempt  INTEGER NOT NULL,
