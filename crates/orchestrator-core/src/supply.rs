@@ -8,11 +8,13 @@
 
 mod demand;
 mod evict;
+mod hope;
 mod judge;
 mod keep;
 mod look;
 mod pools;
 mod spawn;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 

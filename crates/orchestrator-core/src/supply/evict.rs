@@ -86,9 +86,11 @@ impl Orchestrator {
 
     /// How readily an idle worker is given up; all busy ones alike.
     fn eviction_rank(&self, worker: &Worker, from: Time, now: Time, log: Option<&mut PolicyLog>) -> f64 {
+        if from > now {
+            return 0.0;
+        }
         let load = self.worker_load(worker, now);
         match log {
-            _ if from > now => 0.0,
             Some(log) => self.policy.evict(&worker.row.facts.worker_id, &load, log),
             None => LeastLoaded::evict_key(&load),
         }

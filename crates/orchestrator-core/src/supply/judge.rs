@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use api_types::pool::Fit;
-use api_types::{ErrorCode, ErrorDetail, PoolId, WorkerId};
-use serde_json::json;
+use api_types::{ErrorDetail, PoolId, WorkerId};
 
 use super::demand::{is_staying, misplaced, suits};
 use super::evict::Place;
+use super::hope::{Hope, Prospect};
 use super::look::{Need, Outlook, look};
-use super::pools::{Failures, Knowledge};
+use super::pools::Knowledge;
+use super::words::{end, reason};
 use crate::event::PoolRoom;
 use crate::orchestrator::Orchestrator;
 use crate::policy::PolicyLog;
@@ -43,78 +44,6 @@ pub(super) struct Judged {
     pub until: Option<Time>,
     /// For people; empty where no pool has the model.
     pub reason: String,
-}
-
-/// How it looks in one pool.
-#[derive(Debug, Clone, PartialEq)]
-struct Prospect<'a> {
-    pool_id: &'a PoolId,
-    hope: Hope<'a>,
-}
-
-/// The best comes first.
-#[derive(Debug, Clone, PartialEq)]
-enum Hope<'a> {
-    /// A worker for it is being started.
-    Coming(Option<Time>),
-    /// One fits; `None` when nothing is known of its need.
-    Fits(Option<&'a Fit>),
-    /// The pool was asked.
-    Asked,
-    /// One fits once these have gone, who may be told so from then on.
-    Release(Time, Vec<WorkerId>, &'a Fit),
-    /// Workers are being started or ended there.
-    Going(&'a Fit),
-    /// A spawn failed; the next one waits.
-    Resting(&'a Failures),
-    /// The pool does not answer.
-    Silent(&'a ErrorDetail, Time),
-    /// Somebody who has waited longer waits for it.
-    Taken,
-    /// The memory is held by what cannot be taken away.
-    Held(&'a Fit),
-    /// It cannot be there, for this reason.
-    Unfit(String),
-    /// Spawns failed too often.
-    Exhausted(&'a Failures),
-    /// The device is too small.
-    TooLarge(&'a Fit),
-}
-
-impl Hope<'_> {
-    /// The lowest is the best. Who may be told at once goes before who may be told later.
-    const fn rank(&self, now: Time) -> (u8, Time) {
-        let rank = match self {
-            Self::Coming(_) => 0,
-            Self::Fits(_) => 1,
-            Self::Asked => 2,
-            Self::Release(from, ..) if from.0 <= now.0 => 3,
-            Self::Going(_) => 4,
-            Self::Release(from, ..) => return (5, *from),
-            Self::Resting(_) => 6,
-            Self::Silent(..) => 7,
-            Self::Taken => 8,
-            Self::Held(_) => 9,
-            Self::Unfit(_) => 10,
-            Self::Exhausted(_) => 11,
-            Self::TooLarge(_) => 12,
-        };
-        (rank, now)
-    }
-
-    /// Whether a pool in this state may be stuck to.
-    const fn goes_on(&self) -> bool {
-        match self {
-            Self::Coming(_) | Self::Fits(_) | Self::Asked | Self::Release(..) | Self::Going(_) => true,
-            Self::Resting(_) | Self::Silent(..) | Self::Taken | Self::Held(_) => false,
-            Self::Unfit(_) | Self::Exhausted(_) | Self::TooLarge(_) => false,
-        }
-    }
-
-    /// Whether waiting is in vain here, unless the job asked for something else.
-    const fn is_final(&self) -> bool {
-        matches!(self, Self::Exhausted(_) | Self::TooLarge(_))
-    }
 }
 
 impl Orchestrator {
@@ -304,120 +233,4 @@ fn judged(best: &Prospect<'_>, all: &[Prospect<'_>], row: &JobRow, now: Time) ->
         Hope::Unfit(_) | Hope::Exhausted(_) | Hope::TooLarge(_) => (end(all, row, now), None),
     };
     Judged { verdict, until, reason: reason(best, all, row, now) }
-}
-
-/// Nothing is left to hope for: the jobs end, unless what rules every pool out is their own demand,
-/// which a worker that somebody starts by hand may meet.
-fn end(all: &[Prospect<'_>], row: &JobRow, now: Time) -> Verdict {
-    let final_ones: Vec<&Prospect<'_>> = all.iter().filter(|prospect| prospect.hope.is_final()).collect();
-    if final_ones.is_empty() {
-        return Verdict::Stuck;
-    }
-    let too_large = final_ones.iter().all(|prospect| matches!(prospect.hope, Hope::TooLarge(_)));
-    let on_gpu = |p: &&Prospect<'_>| matches!(&p.hope, Hope::TooLarge(fit) if !matches!(fit.device.as_str(), "cpu" | "fake"));
-    let code = match (too_large, final_ones.iter().any(on_gpu)) {
-        (false, _) => ErrorCode::NoCapacity,
-        (true, true) => ErrorCode::InsufficientVram,
-        (true, false) => ErrorCode::InsufficientMemory,
-    };
-    let pools: Vec<_> = all.iter().map(|prospect| detail(prospect, now)).collect();
-    let words: Vec<String> = all.iter().map(|prospect| told(prospect, now)).collect();
-    let message = format!("No worker can be started for the model `{}`: {}.", row.model, words.join("; "));
-    let again = final_ones.iter().filter_map(|prospect| match prospect.hope {
-        Hope::Exhausted(failures) => Some(failures.not_before.since(now)),
-        _ => None,
-    });
-    let error = ErrorDetail::new(code, message)
-        .with_details(json!({ "model": row.model, "pools": pools }))
-        .with_hint("Choose a smaller model, start a worker with fewer slots or less context, or look at the pool with `rbees status`.");
-    Verdict::Hopeless(match again.min() {
-        Some(ms) if !too_large => error.with_retry_after_ms(ms.max(1)),
-        Some(_) | None => error,
-    })
-}
-
-/// One pool in the details of an error.
-fn detail(prospect: &Prospect<'_>, now: Time) -> serde_json::Value {
-    let pool = prospect.pool_id.as_str();
-    match &prospect.hope {
-        Hope::TooLarge(fit) => json!({ "pool": pool, "device": fit.device, "needed_bytes": fit.needed_bytes,
-            "margin_bytes": fit.margin_bytes, "total_bytes": fit.total_bytes }),
-        Hope::Exhausted(failures) => json!({ "pool": pool, "failed_spawns": failures.count,
-            "last_error": failures.last.code.as_str(), "message": failures.last.message }),
-        _ => json!({ "pool": pool, "reason": told(prospect, now) }),
-    }
-}
-
-fn reason(best: &Prospect<'_>, all: &[Prospect<'_>], row: &JobRow, now: Time) -> String {
-    let told: Vec<String> = if best.hope.goes_on() {
-        vec![self::told(best, now)]
-    } else {
-        all.iter().map(|prospect| self::told(prospect, now)).collect()
-    };
-    format!("No worker serves the model `{}` yet: {}.", row.model, told.join("; "))
-}
-
-/// How it looks in one pool, for people.
-fn told(prospect: &Prospect<'_>, now: Time) -> String {
-    let pool = prospect.pool_id;
-    let needs = |fit: &Fit| {
-        format!(
-            "on `{pool}` it needs {} and {} to spare on {}",
-            bytes(fit.needed_bytes),
-            bytes(fit.margin_bytes),
-            fit.device
-        )
-    };
-    match &prospect.hope {
-        Hope::Coming(_) => format!("the pool `{pool}` is starting one"),
-        Hope::Fits(_) => format!("the pool `{pool}` is about to be asked for one"),
-        Hope::Asked => format!("the pool `{pool}` is being asked what fits"),
-        Hope::Going(fit) => {
-            format!("{}, where workers are being started or ended just now", needs(fit))
-        }
-        Hope::Release(from, victims, fit) => {
-            let names: Vec<String> = victims.iter().map(|victim| format!("`{victim}`")).collect();
-            let ms = from.since(now);
-            format!(
-                "{}; {} gives way in at most {ms} ms and its running jobs",
-                needs(fit),
-                names.join(" and ")
-            )
-        }
-        Hope::Resting(failures) => format!(
-            "the pool `{pool}` could not start one ({}), and is asked again in {} ms",
-            first_line(&failures.last),
-            failures.not_before.since(now)
-        ),
-        Hope::Silent(error, _) => format!("the pool `{pool}` does not answer ({})", first_line(error)),
-        Hope::Taken => format!("on the pool `{pool}` another model goes first, which has waited longer"),
-        Hope::Held(fit) => format!(
-            "{}, {} are free, and the rest is held by pinned workers or other programs",
-            needs(fit),
-            bytes(fit.free_bytes)
-        ),
-        Hope::Unfit(reason) => format!("the pool `{pool}` is out, because {reason}"),
-        Hope::Exhausted(failures) => format!(
-            "the pool `{pool}` could not start one, {} times at least ({})",
-            failures.count,
-            first_line(&failures.last)
-        ),
-        Hope::TooLarge(fit) => {
-            format!("{}, which has {} in all", needs(fit), bytes(fit.total_bytes))
-        }
-    }
-}
-
-/// A pool's error without the lines of a log that it may carry.
-fn first_line(error: &ErrorDetail) -> String {
-    format!("{}: {}", error.code, error.message.lines().next().unwrap_or_default())
-}
-
-fn bytes(count: u64) -> String {
-    const MIB: u64 = 1 << 20;
-    if count >= 10 * 1024 * MIB {
-        format!("{} GiB", count >> 30)
-    } else {
-        format!("{} MiB", count.div_ceil(MIB))
-    }
 }
