@@ -10,6 +10,7 @@
 mod world;
 
 use api_types::task::{Placement, Priority};
+use api_types::why::{Change, Counterfactual};
 use api_types::worker::{WorkerFacts, WorkerStatus};
 use api_types::{Attempt, StopReason};
 use orchestrator_core::{Event, Submission};
@@ -109,4 +110,43 @@ fn demands_and_wishes_are_honoured_and_each_refusal_has_its_reason() {
     assert!(reasons.iter().any(|reason| reason.contains("still loading")), "{reasons:?}");
     let decided = world.brain.decisions(job(4));
     assert_eq!(decided.first().and_then(|decision| decision.picked.clone()), Some(worker("w1")));
+}
+
+#[test]
+fn a_session_stays_with_its_worker_unless_another_is_much_freer() {
+    let mut world = World::new();
+    world.ready("w1", 8);
+    world.ready("w22", 8);
+    let ask = |world: &mut World, n, session: Option<&str>| {
+        let session_id = session.map(|session| session.parse().expect("an id"));
+        let begun = opened(&world.event(Event::Submit(Submission { session_id, ..submission(n) })));
+        begun.first().map(|run| run.worker_id.clone())
+    };
+    assert_eq!(ask(&mut world, 1, Some("talk")), Some(worker("w1")));
+    world.event(Event::FirstToken(run(1, 1, "w1", 1)));
+    world.event(Event::StreamEnded { run: run(1, 1, "w1", 1), end: end(4, StopReason::Eos) });
+    assert_eq!(ask(&mut world, 2, None), Some(worker("w1")));
+    assert_eq!(ask(&mut world, 3, Some("talk")), Some(worker("w1")), "one job more there is worth it");
+    let decision = world.brain.decisions(job(3)).first().cloned().expect("a decision");
+    let affinity = decision.candidates.first().and_then(|best| best.terms).map(|terms| terms.affinity);
+    assert_eq!(affinity, Some(125.0));
+    let other = Counterfactual { worker_id: worker("w22"), change: Change::PickedAbsent };
+    assert_eq!(decision.counterfactual, Some(other), "all of its slots are free already");
+    assert_eq!(ask(&mut world, 4, Some("talk")), Some(worker("w1")), "two are as much as it is worth");
+    assert_eq!(ask(&mut world, 5, Some("talk")), Some(worker("w22")), "three are too many");
+}
+
+#[test]
+fn names_that_mean_nothing_known_are_said_to() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    let placement = Placement {
+        pool: Some("attic".parse().expect("an id")),
+        avoid: vec!["w1".to_owned(), "cellar".to_owned()],
+        ..Placement::default()
+    };
+    world.event(Event::Submit(Submission { placement, ..submission(1) }));
+    let why = world.brain.why(job(1), world.now).expect("it waits");
+    assert!(why.summary.contains("`attic`, `cellar`"), "{}", why.summary);
+    assert_eq!(why.waiting.expect("a look ahead").unknown_names, ["attic", "cellar"]);
 }
