@@ -47,7 +47,7 @@ fn bits(scores: &[Score]) -> Vec<Option<u64>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn the_script_scores_and_evicts_as_the_built_in_policy(

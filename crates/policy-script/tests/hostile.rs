@@ -88,7 +88,6 @@ fn scripts() -> Vec<(&'static str, String, Ends)> {
         ("nested arrays", score("let a = []; loop { a = [a]; } 1"), Limit("size")),
         ("arrays of arrays", score("let a = [1]; loop { a = [a, a, a, a, a, a, a, a]; } 1"), Limit("size")),
         ("growing map", score("let m = #{}; for i in 0..100000 { m[`k${i}`] = i; } 1"), Limit("operations")),
-        ("map of a thousand", score("let m = #{}; for i in 0..1001 { m[i.to_string()] = i; } 1"), Limit("size")),
         ("long literal", score(&repeated("[", "1,", 2_000, "1].len()")), Limit("size")),
         ("long text literal", score(&format!("\"{}\".len", "x".repeat(66_000))), Limit("source size")),
         ("blob", score("blob(1000000000)"), Runtime("blob")),
