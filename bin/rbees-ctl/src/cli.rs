@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use cli_kit::OutputArgs;
 
-use crate::commands::{completions, doctor, down, jobs, models, pool, run, status, up, workers};
+use crate::commands::{completions, doctor, down, jobs, models, policy, pool, run, status, up, workers};
 
 /// Turns the machines you own into one LLM inference service.
 #[derive(Debug, Parser)]
@@ -56,5 +56,6 @@ pub enum Command {
     Models(models::ModelsArgs),
     Workers(workers::WorkersArgs),
     Pool(pool::PoolArgs),
+    Policy(policy::PolicyArgs),
     Completions(completions::CompletionsArgs),
 }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use orchestrator_core::policy::PolicyText;
 use orchestrator_core::{FullPolicy, Settings};
 
 pub use self::keys::distance;
@@ -32,6 +33,8 @@ pub struct Config {
     pub limits: Limits,
     /// The brain's own numbers.
     pub settings: Settings,
+    /// The policy of the configured file; it is made the live one at each start.
+    pub policy: Option<PolicyText>,
     /// How long a worker may be silent.
     pub stalls: StallLimits,
     /// How long ended jobs are kept.

@@ -23,6 +23,7 @@ use std::time::Duration;
 use api_types::JobId;
 use api_types::task::{RetryMode, TaskStatus};
 use orchestrator_core::Orchestrator;
+use orchestrator_core::policy::Scripts;
 use orchestrator_core::settings::Settings;
 
 use self::brain::Brain;
@@ -67,6 +68,7 @@ impl Driver {
         mut store: Store,
         mailbox: Mailbox,
         actions: Actions,
+        scripts: Arc<dyn Scripts>,
     ) -> Result<Self, StoreError> {
         let Recovered { rows, published, last_time } = store.load(settings.idempotency_kept_ms)?;
         let clock = Clock::not_before(last_time);
@@ -80,7 +82,7 @@ impl Driver {
             carry::take_over(&actions.subscribers, row);
         }
         let open = published.len();
-        let (orchestrator, step) = Orchestrator::recover(settings, rows, now);
+        let (orchestrator, step) = Orchestrator::recover_with(settings, rows, scripts, now);
         store.commit(&[], now)?;
         let mut brain = Brain::new(orchestrator, store, clock, actions, retention);
         brain.take_step(step, None)?;

@@ -9,6 +9,7 @@ pub mod listener;
 mod models;
 pub mod openai;
 pub mod openapi;
+pub mod policy;
 pub mod pool_models;
 pub mod pools;
 mod sessions;
@@ -19,7 +20,7 @@ mod workers;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use clients::WorkerHttp;
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +71,11 @@ pub fn router(app: App) -> Router {
         .route("/v2/workers/{id}", get(workers::get_worker).delete(workers::drain_worker))
         .route("/v2/workers/{id}/heartbeat", post(workers::worker_heartbeat))
         .route("/v2/workers/{id}/failed", post(workers::worker_failed))
+        .route("/v2/policy", get(policy::get_policy).put(policy::put_policy))
+        .route("/v2/policy/check", post(policy::check_policy))
+        .route("/v2/policy/shadow", put(policy::put_shadow))
+        .route("/v2/policy/promote", post(policy::promote_policy))
+        .route("/v2/policy/rollback", post(policy::rollback_policy))
         .route("/v2/pools", get(pools::list_pools).post(pools::add_pool))
         .route("/v2/pools/{id}", get(pools::get_pool).delete(pools::remove_pool))
         .route("/v2/pools/{id}/drain", post(pools::drain_pool))

@@ -11,6 +11,7 @@ pub mod hashes;
 pub mod http;
 pub mod ids;
 pub mod metrics;
+pub mod policy;
 pub mod pool_directory;
 pub mod relay;
 pub mod server;

@@ -235,6 +235,7 @@ fn sorted(error: &StartError) -> (ErrorCode, u8) {
         StartError::Home { error, .. } if is_not_permitted(error) => {
             (ErrorCode::StorageFailed, NO_PERMISSION)
         }
+        StartError::Policy(error) => (error.code, BAD_CONFIG),
         StartError::Home { .. } => (ErrorCode::StorageFailed, FAILED),
         StartError::Thread(_) => (ErrorCode::Internal, FAILED),
     }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orchestrator_core::Event;
+use orchestrator_core::policy::PolicyChange;
+use policy_script::Language;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -20,6 +22,7 @@ use crate::driver::{self, Driver, Handle};
 use crate::http::{App, Guard, listener, router};
 use crate::ids::next_key;
 use crate::metrics::Metrics;
+use crate::policy;
 use crate::pool_directory::PoolDirectory;
 use crate::store::history::History;
 use crate::store::{Class, FILE_NAME, Report, Store, StoreError};
@@ -59,6 +62,9 @@ pub enum StartError {
         /// The system's words.
         error: std::io::Error,
     },
+    /// The configured policy was not taken.
+    #[error("the configured policy was not taken: {0}")]
+    Policy(api_types::ErrorDetail),
     /// The database cannot be used.
     #[error("{}: {error}{}", path.display(), advice(error.class()))]
     Store {
@@ -166,10 +172,21 @@ impl Server {
             metrics.clone(),
         );
         let history = History::new(store.path().to_owned());
-        let driver =
-            Driver::recover(config.settings.clone(), config.retention, store, mailbox, actions.clone())
-                .map_err(unusable)?;
+        let language = Arc::new(Language::default());
+        policy::watch_over(&language).map_err(StartError::Thread)?;
+        let driver = Driver::recover(
+            config.settings.clone(),
+            config.retention,
+            store,
+            mailbox,
+            actions.clone(),
+            language,
+        )
+        .map_err(unusable)?;
         let driver_ended = start_driver(driver)?;
+        if let Some(text) = config.policy {
+            handle.set_policy(PolicyChange::Live(text)).await.map_err(StartError::Policy)?;
+        }
 
         let app = App {
             driver: handle.clone(),

@@ -10,6 +10,7 @@ pub mod event;
 pub mod health;
 pub mod id;
 pub mod model;
+pub mod policy;
 pub mod pool;
 pub mod prefix;
 pub mod replay;

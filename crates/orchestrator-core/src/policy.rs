@@ -10,6 +10,7 @@ mod facts;
 mod failure;
 mod loaded;
 mod log;
+mod sample;
 mod slot;
 
 use std::fmt::Debug;
@@ -19,6 +20,7 @@ pub use facts::{FailureFacts, Hour, JobFacts, Label, Labels, QueueFacts, WorkerL
 pub use failure::{FailureKind, Hook, PolicyFailure};
 pub use loaded::{NoScripts, PolicyText, Scripts};
 pub use log::{Difference, PolicyLog, Shadowed, Tally};
+pub use sample::SampleWorker;
 pub use slot::{NoSuchPolicy, PolicyChange, PolicyRows, PolicySlot, PolicyStanding};
 
 /// Workers that one placement shows to a policy at most: the best ones by the built-in order.

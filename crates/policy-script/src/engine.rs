@@ -37,7 +37,7 @@ pub(crate) fn engine(watch: Arc<Watch>) -> Engine {
     }
     engine.set_optimization_level(OptimizationLevel::Simple);
     engine.set_strict_variables(true);
-    engine.set_fail_on_invalid_map_property(true);
+    engine.set_fail_on_invalid_map_property(false);
     engine.on_print(|_| {});
     engine.on_debug(|_, _, _| {});
     engine.on_progress(move |_| {

@@ -131,6 +131,14 @@ const fn word(priority: Priority) -> &'static str {
     }
 }
 
+/// Every field of every kind, as `job.model`.
+pub(crate) fn all() -> Vec<String> {
+    fn of<K: Kind>() -> impl Iterator<Item = String> {
+        K::FIELDS.iter().map(|field| format!("{}.{}", K::NAME.to_ascii_lowercase(), field.name))
+    }
+    of::<Job>().chain(of::<Queue>()).chain(of::<Worker>()).chain(of::<Failure>()).collect()
+}
+
 /// Lets scripts read fields by name. There is nothing to write them with.
 pub(crate) fn register(engine: &mut Engine) {
     register_kind::<Job>(engine);

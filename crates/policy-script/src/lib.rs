@@ -7,6 +7,7 @@
 //! brain writes down when that happened.
 
 mod answers;
+pub mod check;
 
 mod compile;
 mod engine;
@@ -15,6 +16,7 @@ mod failure;
 pub mod limits;
 mod memo;
 mod policy;
+pub mod samples;
 
 mod watch;
 
@@ -23,3 +25,8 @@ pub use watch::Watch;
 
 /// The built-in policy as a script; it decides identically.
 pub const DEFAULT_SCRIPT: &str = include_str!("../../../policies/default.rhai");
+
+/// Every field that scripts may read, as `job.model`.
+pub fn fields() -> Vec<String> {
+    facts::all()
+}

@@ -204,12 +204,12 @@ impl Client {
         self.get("/health").await
     }
 
-    async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+    pub(crate) async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         let carrier = self.carrier()?;
         carrier.json(|| carrier.request(Method::GET, path)).await
     }
 
-    fn carrier(&self) -> Result<&Carrier, Error> {
+    pub(crate) fn carrier(&self) -> Result<&Carrier, Error> {
         self.carrier.as_ref().map_err(Clone::clone)
     }
 }

@@ -29,6 +29,7 @@ mod client;
 mod error;
 mod events;
 mod inference;
+mod policy;
 mod position;
 mod request;
 mod send;
@@ -37,6 +38,7 @@ mod sleep;
 pub use api_types::event::{Eta, RunEnd, RunMetrics};
 pub use api_types::health::{HealthStatus, OrchestratorHealth};
 pub use api_types::model::{ModelList, ModelView};
+pub use api_types::policy::{PolicyCheck, PolicyReport, PutPolicy, ShadowReport};
 pub use api_types::pool::{AddPool, PoolList, PoolView};
 pub use api_types::task::{
     CancelAccepted, ChatMessage, Durability, OnDisconnect, Placement, Priority, RetryMode, TaskAccepted,

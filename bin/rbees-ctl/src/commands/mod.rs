@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod down;
 pub mod jobs;
 pub mod models;
+pub mod policy;
 pub mod pool;
 pub mod run;
 pub mod status;
@@ -32,6 +33,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Models(args) => models::run(context, &args).await,
         Command::Workers(args) => workers::run(context, args).await,
         Command::Pool(args) => pool::run(context, args).await,
+        Command::Policy(args) => policy::run(context, args).await,
         Command::Completions(args) => completions::run(context, &args),
     }
 }

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
+use orchestrator_core::policy::{Label, PolicyText};
+use orchestrator_core::settings::LabelBook;
 use orchestrator_core::{SessionSettings, Settings, SupplySettings};
 
 use super::layers::{Layers, Origin, Problem};
@@ -46,8 +49,14 @@ pub(super) fn assemble(layers: &Layers, problems: &mut Vec<Problem>) -> Option<C
                 token_budget: layers.get("session_token_budget").text.parse().ok(),
                 capacity: usize::try_from(number(layers, "session_capacity")).unwrap_or(usize::MAX),
             },
+            utc_offset_minutes: layers.get("utc_offset_minutes").text.parse().unwrap_or_default(),
+            labels: LabelBook {
+                pools: labels(layers, "pool_labels", problems),
+                workers: labels(layers, "worker_labels", problems),
+            },
             ..Settings::default()
         },
+        policy: policy_file(layers, problems),
         stalls: StallLimits {
             first_token: milliseconds(layers, "first_token_timeout_ms"),
             between_events: milliseconds(layers, "stall_timeout_ms"),
@@ -146,6 +155,58 @@ fn supply(layers: &Layers, problems: &mut Vec<Problem>) -> SupplySettings {
         problems.push(Problem { origin: layers.get("min_residency_ms").origin, message });
     }
     settings
+}
+
+/// The policy of the configured file, if one is.
+fn policy_file(layers: &Layers, problems: &mut Vec<Problem>) -> Option<PolicyText> {
+    let set = layers.get("policy_file");
+    if set.text.is_empty() {
+        return None;
+    }
+    match crate::policy::read(Path::new(&set.text)) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            problems.push(Problem { origin: set.origin, message: format!("policy_file {error}") });
+            None
+        }
+    }
+}
+
+/// Labels by the id of a pool or worker.
+fn labels<K: FromStr + Ord>(
+    layers: &Layers,
+    key: &str,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<K, BTreeMap<String, Label>> {
+    let mut book: BTreeMap<K, BTreeMap<String, Label>> = BTreeMap::new();
+    for item in list(layers, key) {
+        match label(&item) {
+            Some((id, name, value)) => drop(book.entry(id).or_default().insert(name, value)),
+            None => problems.push(Problem {
+                origin: layers.get(key).origin,
+                message: format!(
+                    "{key} holds {item:?}; allowed is ID:NAME=VALUE, with a number, true, false or a text"
+                ),
+            }),
+        }
+    }
+    book
+}
+
+fn label<K: FromStr>(item: &str) -> Option<(K, String, Label)> {
+    let (id, rest) = item.split_once(':')?;
+    let (name, value) = rest.split_once('=')?;
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let number = value.parse::<f64>().ok().filter(|number| number.is_finite());
+    let label = if let Ok(flag) = value.parse() {
+        Label::Flag(flag)
+    } else if let Ok(whole) = value.parse() {
+        Label::Integer(whole)
+    } else {
+        number.map_or_else(|| Label::Text(value.to_owned()), Label::Decimal)
+    };
+    is_name.then_some(())?;
+    Some((id.parse().ok()?, name.to_owned(), label))
 }
 
 fn keep_alive_of(layers: &Layers, problems: &mut Vec<Problem>) -> BTreeMap<String, Option<u64>> {

@@ -104,6 +104,20 @@ pub const KEYS: &[Key] = &[
         "tokens that one session may take; -1 is without bound",
     ),
     key("session_capacity", Kind::Number(1, 1_000_000), "10000", "unused sessions that are kept at most"),
+    key("policy_file", Kind::Text, "", "a policy script that is live from the start; else the last one set"),
+    key(
+        "utc_offset_minutes",
+        Kind::Number(-840, 840),
+        "0",
+        "minutes your clocks are ahead of UTC, for the hour that policies see",
+    ),
+    key(
+        "pool_labels",
+        Kind::List,
+        "",
+        "what you say of pools, for policies, each as POOL:NAME=VALUE (for example shelf:watts=15)",
+    ),
+    key("worker_labels", Kind::List, "", "the same for single workers, each as WORKER:NAME=VALUE"),
     key("job_time_limit_ms", Kind::Number(1_000, 1_800_000), "300000", "how long one attempt may run"),
     key(
         "first_token_timeout_ms",

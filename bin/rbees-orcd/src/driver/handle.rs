@@ -10,6 +10,7 @@ use api_types::worker::{ExecuteRequest, FailedCall, HeartbeatCall, ReadyCall, Ru
 use api_types::{
     CorrelationId, ErrorCode, ErrorDetail, Incarnation, JobId, PoolId, SessionId, TenantId, WorkerId,
 };
+use orchestrator_core::policy::PolicyChange;
 use orchestrator_core::{
     Answer, Event, Idempotency, Notice, Orchestrator, PoolRow, RequestId, Run, Submission, Time,
 };
@@ -293,6 +294,14 @@ impl Handle {
     /// As [`Self::submit`].
     pub async fn delete_session(&self, tenant: TenantId, session_id: SessionId) -> Result<(), ErrorDetail> {
         self.done(|request| Event::DeleteSession { request, tenant, session_id }).await
+    }
+
+    /// Changes the policies in force.
+    ///
+    /// # Errors
+    /// As [`Self::submit`]; `POLICY_NOT_FOUND` when there is no shadow or nothing to go back to.
+    pub async fn set_policy(&self, change: PolicyChange) -> Result<(), ErrorDetail> {
+        self.done(|request| Event::SetPolicy { request, change }).await
     }
 
     /// A pool told what models it has and what fits, or did not answer. `ask` is the number of the

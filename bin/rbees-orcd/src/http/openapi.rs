@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use super::openai::{chat, completions, models as openai_models};
-use super::{events, health, models, pool_models, pools, sessions, tasks, workers};
+use super::{events, health, models, policy, pool_models, pools, sessions, tasks, workers};
 
 /// Collects the routes; see [`document`].
 #[derive(OpenApi)]
@@ -30,6 +30,12 @@ use super::{events, health, models, pool_models, pools, sessions, tasks, workers
         workers::worker_ready,
         workers::worker_heartbeat,
         workers::worker_failed,
+        policy::get_policy,
+        policy::put_policy,
+        policy::check_policy,
+        policy::put_shadow,
+        policy::promote_policy,
+        policy::rollback_policy,
         pools::list_pools,
         pools::add_pool,
         pools::get_pool,

@@ -14,6 +14,7 @@ mod migrations;
 mod openai;
 mod openapi;
 mod operator;
+mod policy;
 mod restart;
 mod resume;
 mod sessions;

@@ -1,0 +1,145 @@
+//! The policies of `policies/`: each does what its first line says.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use api_types::task::Priority;
+use orchestrator_core::policy::{
+    Admission, Again, FailureFacts, Hour, JobFacts, Label, Labels, Policy, QueueFacts, Score, WorkerLoad,
+};
+use policy_script::Language;
+use policy_script::check::check;
+
+fn root(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder)
+}
+
+fn source(name: &str) -> String {
+    std::fs::read_to_string(root("policies").join(format!("{name}.rhai"))).expect("it is there")
+}
+
+fn policy(name: &str) -> Arc<dyn Policy> {
+    Language::default().compile(name, &source(name)).expect("it compiles")
+}
+
+fn scores(policy: &dyn Policy, job: &JobFacts<'_>, workers: &[WorkerLoad<'_>]) -> Vec<Option<f64>> {
+    let mut scores = Vec::new();
+    policy.score(job, workers, &mut scores).expect("it answers");
+    let points = |score: Score| match score {
+        Score::Points(points) => Some(points),
+        Score::KeepFree => None,
+    };
+    scores.into_iter().map(points).collect()
+}
+
+fn load(slots: u32, slots_free: u32) -> WorkerLoad<'static> {
+    WorkerLoad { slots, slots_free, ..WorkerLoad::default() }
+}
+
+fn batch(hour: u8) -> JobFacts<'static> {
+    JobFacts { priority: Priority::Batch, hour: Hour { of_day: hour, weekday: 2 }, ..JobFacts::default() }
+}
+
+#[test]
+fn every_policy_passes_its_check_and_has_its_page() {
+    let mut names: Vec<String> = std::fs::read_dir(root("policies"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rhai"))
+        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names.len(), 6, "{names:?}");
+    for name in names {
+        let found = check(&name, &source(&name), &[]);
+        assert!(found.ok, "{name}: {:?}", found.errors);
+        let page = root("docs/policies").join(format!("{name}.md"));
+        assert!(page.is_file(), "{} is missing", page.display());
+    }
+}
+
+#[test]
+fn least_loaded_takes_the_largest_share_of_free_slots() {
+    let workers = [load(4, 1), load(2, 1), load(8, 7)];
+    let scored = scores(&*policy("least-loaded"), &JobFacts::default(), &workers);
+    assert_eq!(scored, [Some(250.0), Some(500.0), Some(875.0)]);
+}
+
+#[test]
+fn cheapest_watts_takes_the_smallest_draw_and_the_unmeasured_last() {
+    let label = |watts| BTreeMap::from([("watts".to_owned(), Label::Integer(watts))]);
+    let (shelf, desk) = (label(15), label(350));
+    let labelled = |labels| WorkerLoad { labels: Labels { worker: None, pool: Some(labels) }, ..load(4, 2) };
+    let cheapest = policy("cheapest-watts");
+    let workers = [labelled(&desk), labelled(&shelf), load(4, 4)];
+    let scored = scores(&*cheapest, &JobFacts::default(), &workers);
+    assert!(scored[1] > scored[0] && scored[0] > scored[2], "{scored:?}");
+    let (busy, free) = (labelled(&shelf), WorkerLoad { slots_free: 4, ..labelled(&shelf) });
+    let scored = scores(&*cheapest, &JobFacts::default(), &[busy, free]);
+    assert!(scored[1] > scored[0], "equals share the work: {scored:?}");
+    let evict = |worker| cheapest.evict(worker).expect("a key");
+    assert!(evict(&workers[0]) > evict(&workers[1]), "what draws the most goes first");
+}
+
+#[test]
+fn card_0_is_kept_free_in_the_evening_and_at_weekends_only() {
+    let games = policy("keep-gpu-0-free-for-games");
+    let card = |number: u8| vec![format!("CUDA{number} (NVIDIA GeForce RTX 3060)")];
+    let (first, second) = (card(0), card(1));
+    let at = |of_day, weekday| {
+        let hour = Hour { of_day, weekday };
+        let workers = [&first, &second].map(|devices| WorkerLoad { devices, hour, ..load(2, 2) });
+        scores(&*games, &JobFacts::default(), &workers)
+    };
+    assert_eq!(at(20, 2), [None, Some(1000.0)], "a Wednesday evening");
+    assert_eq!(at(14, 2), [Some(1000.0), Some(1000.0)], "a Wednesday afternoon");
+    assert_eq!(at(14, 5), [None, Some(1000.0)], "a Saturday afternoon");
+    let idle = |devices| WorkerLoad { devices, idle_ms: 5, ..load(2, 2) };
+    assert!(games.evict(&idle(&first)).expect("a key") > games.evict(&idle(&second)).expect("a key"));
+}
+
+#[test]
+fn batch_jobs_wait_for_the_night_unless_they_would_be_worthless() {
+    let night = policy("night-batch");
+    let admit = |job: &JobFacts<'_>| night.admit(job, &QueueFacts::default()).expect("it answers");
+    assert_eq!(admit(&batch(14)), Admission::Hold(8 * 3_600_000));
+    assert_eq!(admit(&batch(23)), Admission::Admit);
+    assert_eq!(admit(&batch(3)), Admission::Admit);
+    assert_eq!(admit(&JobFacts { priority: Priority::Interactive, ..batch(14) }), Admission::Admit);
+    assert_eq!(admit(&JobFacts { deadline_in_ms: Some(60_000), ..batch(14) }), Admission::Admit);
+    assert_eq!(
+        admit(&JobFacts { deadline_in_ms: Some(86_400_000), ..batch(21) }),
+        Admission::Hold(3_600_000)
+    );
+}
+
+#[test]
+fn a_fair_team_puts_short_questions_first_and_bounds_batch_and_retries() {
+    let team = policy("fair-team");
+    let order = |prompt_bytes, max_tokens| {
+        team.order(&JobFacts { prompt_bytes, max_tokens, ..JobFacts::default() }).expect("a key")
+    };
+    assert!(order(400, Some(100)) < order(220_000, Some(100)));
+    assert!(order(400, Some(100)) < order(400, None));
+    let queue = |waiting, workers| QueueFacts { waiting, workers, ..QueueFacts::default() };
+    assert_eq!(team.admit(&batch(12), &queue(100, 2)), Ok(Admission::Admit));
+    assert!(matches!(team.admit(&batch(12), &queue(101, 2)), Ok(Admission::Refuse(_))));
+    assert_eq!(team.admit(&JobFacts::default(), &queue(101, 2)), Ok(Admission::Admit));
+    let failure = FailureFacts { code: "WORKER_LOST", workers_lost: 1, attempts: 5 };
+    let again = |tries_failed| team.retry(&JobFacts { tries_failed, ..JobFacts::default() }, &failure);
+    assert_eq!((again(2), again(3)), (Ok(Again::GoOn), Ok(Again::GiveUp)));
+}
+
+#[test]
+fn the_reference_names_every_field_and_every_limit() {
+    let reference = std::fs::read_to_string(root("docs/policies/README.md")).expect("it is there");
+    for field in policy_script::fields() {
+        assert!(reference.contains(&format!("`{field}`")), "`{field}` is not in docs/policies/README.md");
+    }
+    for number in ["100,000", "64 KiB", "1,000", "50 ms"] {
+        assert!(reference.contains(number), "{number}");
+    }
+}
