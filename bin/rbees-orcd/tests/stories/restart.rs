@@ -23,7 +23,7 @@ async fn a_running_stream_goes_on_from_the_workers_log() {
     worker.allow(usize::MAX);
     let rest = daemon.events(&job, Some(3)).await;
     assert_eq!(ids(&rest), [4, 5, 6]);
-    assert_eq!(text(&seen) + &text(&rest), "abcd");
+    assert_eq!(text(&seen) + text(&rest).as_str(), "abcd");
     let view = daemon.until_status(&job, "completed").await;
     assert_eq!((view["attempt"].as_u64(), view["result"].as_str()), (Some(1), Some("abcd")));
     assert_eq!(worker.executed().len(), 1, "the run went on; it was not run again");

@@ -310,8 +310,8 @@ async fn cancel(State(worker): State<Worker>, Json(request): Json<CancelRequest>
 
 async fn tokenize(Json(request): Json<TokenizeRequest>) -> Json<Tokenized> {
     let messages = request.messages.unwrap_or_default();
-    let text =
-        request.text.unwrap_or_default() + &messages.into_iter().map(|m| m.content).collect::<String>();
+    let text = request.text.unwrap_or_default()
+        + messages.into_iter().map(|m| m.content).collect::<String>().as_str();
     let tokens: Vec<u32> = text.bytes().map(u32::from).collect();
     Json(Tokenized { count: tokens.len() as u32, tokens, context_length: CONTEXT })
 }
