@@ -131,7 +131,7 @@ impl SimWorker {
             ram_bytes: 0,
             quantization: None,
             tokenizer: None,
-            capabilities: Vec::new(),
+            capabilities: vec![api_types::worker::PREFIX_CACHE.to_owned()],
             evictable: false,
             engine: String::new(),
             version: String::new(),
