@@ -1,7 +1,7 @@
 //! Accept a task or refuse it with the reason.
 
 use api_types::task::TaskStatus;
-use api_types::{ErrorCode, ErrorDetail, JobId, TaskEvent, WorkerId};
+use api_types::{ErrorCode, ErrorDetail, JobId, TaskEvent, TenantId, WorkerId};
 use serde_json::json;
 
 use crate::event::{Idempotency, RequestId, Submission};
@@ -16,7 +16,8 @@ use crate::turn::{Submitted, Turn};
 impl Orchestrator {
     /// Takes a task in, answers with the first job of its idempotency key, or refuses it.
     pub(crate) fn submit(&mut self, submission: Submission, turn: &mut Turn) {
-        if let Some(answer) = submission.idempotency.as_ref().and_then(|key| self.replay(key)) {
+        let replayed = submission.idempotency.as_ref().and_then(|key| self.replay(&submission.tenant, key));
+        if let Some(answer) = replayed {
             return turn.answer(submission.request, answer);
         }
         let request = submission.request;
@@ -34,8 +35,8 @@ impl Orchestrator {
     }
 
     /// The answer to a submission whose key was used before.
-    fn replay(&self, idempotency: &Idempotency) -> Option<Answer> {
-        let record = self.memory.key(&idempotency.key)?;
+    fn replay(&self, tenant: &TenantId, idempotency: &Idempotency) -> Option<Answer> {
+        let record = self.memory.key(tenant, &idempotency.key)?;
         if record.digest != idempotency.digest {
             return Some(Answer::Refused(conflict(&record.job_id.to_string())));
         }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use api_types::JobId;
 use api_types::task::TaskStatus;
+use api_types::{JobId, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::row::JobRow;
@@ -28,9 +28,12 @@ pub(crate) struct KeyRecord {
 pub(crate) struct Memory {
     jobs: BTreeMap<JobId, JobRow>,
     jobs_by_age: VecDeque<(Time, JobId)>,
-    keys: BTreeMap<String, KeyRecord>,
-    keys_by_age: VecDeque<(Time, String)>,
+    keys: BTreeMap<Key, KeyRecord>,
+    keys_by_age: VecDeque<(Time, Key)>,
 }
+
+/// A key counts within its tenant only.
+type Key = (TenantId, String);
 
 impl Memory {
     /// Notes the key of a job that was admitted.
@@ -42,17 +45,18 @@ impl Memory {
             model: row.model.clone(),
             ended: None,
         };
-        self.keys.insert(idempotency.key.clone(), record);
+        self.keys.insert((row.tenant.clone(), idempotency.key.clone()), record);
     }
 
     /// Notes that a job ended, and forgets what is too old or too much.
     pub fn end(&mut self, row: JobRow, settings: &Settings, now: Time) {
         let ended_at = row.ended_at.unwrap_or(now);
         if let Some(idempotency) = &row.idempotency {
-            if let Some(record) = self.keys.get_mut(&idempotency.key) {
+            let key = (row.tenant.clone(), idempotency.key.clone());
+            if let Some(record) = self.keys.get_mut(&key) {
                 record.ended = Some(row.status);
             }
-            self.keys_by_age.push_back((ended_at, idempotency.key.clone()));
+            self.keys_by_age.push_back((ended_at, key));
         }
         self.jobs_by_age.push_back((ended_at, row.job_id));
         self.jobs.insert(row.job_id, row);
@@ -94,8 +98,8 @@ impl Memory {
         self.jobs.get(&job_id)
     }
 
-    /// The submission that bore this key.
-    pub fn key(&self, key: &str) -> Option<&KeyRecord> {
-        self.keys.get(key)
+    /// The submission of this tenant that bore this key.
+    pub fn key(&self, tenant: &TenantId, key: &str) -> Option<&KeyRecord> {
+        self.keys.get(&(tenant.clone(), key.to_owned()))
     }
 }

@@ -149,6 +149,30 @@ fn a_replayed_submission_is_charged_once() {
 }
 
 #[test]
+fn a_key_of_one_tenant_means_nothing_to_another() {
+    let mut world = World::new();
+    world.ready("w1", 2);
+    let keyed = |name, n| {
+        let idempotency =
+            Some(orchestrator_core::Idempotency { key: "k".to_owned(), digest: "d".to_owned() });
+        Submission { idempotency, ..of(name, n) }
+    };
+    let job_of = |step: &Step| match answer(step) {
+        Answer::Accepted { job_id, .. } => job_id,
+        other => panic!("{other:?}"),
+    };
+    for _ in 0..2 {
+        assert_eq!(job_of(&submit(&mut world, keyed("a", 1))), job(1));
+        assert_eq!(job_of(&submit(&mut world, keyed("b", 2))), job(2));
+        world.restart();
+    }
+    finish(&mut world, 1);
+    world.restart();
+    assert_eq!(job_of(&submit(&mut world, keyed("a", 3))), job(1));
+    assert_eq!(job_of(&submit(&mut world, keyed("b", 4))), job(2));
+}
+
+#[test]
 fn a_full_queue_still_takes_what_starts_at_once_and_drops_the_oldest_batch_job() {
     let quota = Quota { concurrency: Some(1), ..Quota::default() };
     let settings =
