@@ -53,21 +53,33 @@ impl Clockwork {
         self.learnt.rates.note_load(model, pool, ms);
     }
 
-    /// The wait, in microseconds, and the service, in milliseconds, of a job whose model no worker
-    /// serves yet: on the worker that will have read it first, where such loads were seen before.
-    fn cold(&self, row: &JobRow, now: Time) -> Option<(Work, f64, Basis)> {
-        let of_model = self.loading.values().filter(|loading| loading.engine.model == row.model);
-        let expected = of_model.filter_map(|loading| {
-            let load_ms = self.learnt.rates.load_ms(&row.model, &loading.pool)? as u64;
-            Some(((loading.since + load_ms).since(now), loading))
-        });
-        let (left_ms, first) = expected.min_by_key(|(left_ms, _)| *left_ms)?;
-        let full = u32::try_from(first.slots).unwrap_or(u32::MAX);
-        let (service_ms, basis) = self.learnt.rates.service_ms(&first.engine, size(row), full)?;
-        let asked =
-            Asked { class: row.priority, tenant: &row.tenant, work: micros(service_ms), now: at(now) };
-        let ahead = self.ledger.ahead_of_new(&row.model, &asked) / first.slots.max(1);
-        Some((left_ms * 1_000 + ahead, service_ms, basis))
+    /// Learns how long it took from asking `pool` for a worker of `model` to its readiness.
+    pub fn note_spawn(&mut self, model: &str, pool: &str, ms: u64) {
+        self.learnt.rates.note_spawn(model, pool, ms);
+    }
+
+    /// When a worker that reads its model will have done so, where such loads were seen before.
+    fn ready_at(&self, loading: &Loading) -> Option<Time> {
+        let load_ms = self.learnt.rates.load_ms(&loading.engine.model, &loading.pool)? as u64;
+        Some(loading.since + load_ms)
+    }
+
+    /// The wait, in microseconds, and the service, in milliseconds, of a job that has to wait for a
+    /// worker of so many slots until `ready_at`.
+    fn after(
+        &self,
+        ready_at: Time,
+        engine: &Engine,
+        slots: u64,
+        row: &JobRow,
+        now: Time,
+    ) -> Option<(Work, f64, Basis)> {
+        let full = u32::try_from(slots).unwrap_or(u32::MAX);
+        let (service_ms, basis) = self.learnt.rates.service_ms(engine, size(row), full)?;
+        let work = micros(service_ms);
+        let asked = Asked { class: row.priority, tenant: &row.tenant, work, now: at(now) };
+        let ahead = self.ledger.ahead_of_new(&row.model, &asked) / slots.max(1);
+        Some((ready_at.since(now) * 1_000 + ahead, service_ms, basis))
     }
 
     /// The wait, in microseconds, and the service, in milliseconds, of a job that is being admitted.
@@ -103,7 +115,7 @@ impl Orchestrator {
             return None;
         }
         let warm = self.clockwork.warm(row, now);
-        let (wait, service_ms, basis) = warm.or_else(|| self.clockwork.cold(row, now))?;
+        let (wait, service_ms, basis) = warm.or_else(|| self.cold(row, now))?;
         let mut forecast = Forecast {
             wait_ms: wait / 1_000,
             service_ms: service_ms.round() as u64,
@@ -112,6 +124,25 @@ impl Orchestrator {
         };
         forecast.eta = self.clockwork.learnt.calibration.range(row.priority, &forecast).0;
         Some(forecast)
+    }
+
+    /// The wait and the service of a job whose model no worker serves yet: on the one that reads it
+    /// and will be ready first, else on the one that a pool was asked for. Before either is known to
+    /// come, nothing is known.
+    fn cold(&self, row: &JobRow, now: Time) -> Option<(Work, f64, Basis)> {
+        let clockwork = &self.clockwork;
+        let of_model = clockwork.loading.values().filter(|loading| loading.engine.model == row.model);
+        let loading = of_model.filter_map(|loading| Some((clockwork.ready_at(loading)?, loading)));
+        if let Some((ready_at, first)) = loading.min_by_key(|(ready_at, _)| *ready_at) {
+            return clockwork.after(ready_at, &first.engine, first.slots, row, now);
+        }
+        let coming = self.coming(&row.model).filter_map(|(backend, pool, asked_at)| {
+            let spawn_ms = clockwork.learnt.rates.spawn_ms(&row.model, pool.as_str())? as u64;
+            Some((asked_at + spawn_ms, backend))
+        });
+        let (ready_at, backend) = coming.min()?;
+        let engine = Engine { backend: backend.to_owned(), model: row.model.clone(), ..Engine::unknown() };
+        clockwork.after(ready_at, &engine, 1, row, now)
     }
 
     /// Counts an admitted job as work that came in.

@@ -431,3 +431,24 @@ fn a_brain_that_was_written_down_in_the_middle_of_a_swap_goes_on_alike() {
     assert_eq!(causes(&step), [UnloadCause::Swapped]);
     assert_eq!(other.handle_event(answer(2), at), step);
 }
+
+#[test]
+fn who_waits_for_a_worker_that_was_asked_for_hears_how_long_the_last_one_took() {
+    let supply = SupplySettings { keep_alive_ms: Some(2_000), ..SupplySettings::default() };
+    let mut world = World::with(Settings { supply, ..Settings::default() });
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("big", 300)]);
+    let first = pools.first_worker(&mut world, 1, "big");
+    world.now = world.now + 5_000;
+    pools.come_up(&mut world, &first);
+    world.now = world.now + 1_000;
+    finish(&mut world, 1);
+    let unloaded = world.pass(2_500);
+    assert_eq!(killed(&unloaded), [first.clone()]);
+    pools.stopped(&mut world, &first);
+    pools.first_worker(&mut world, 2, "big");
+    world.now = world.now + 1_000;
+    let Answer::Accepted { eta, .. } = answer(&world.event(wanting(3, "big"))) else { panic!("refused") };
+    let eta = eta.expect("known by now");
+    let expected = 4_000 + 1_000 + 1_000;
+    assert!(eta.p50.abs_diff(expected) < 20, "until it is ready, the job before, itself: {eta:?}");
+}

@@ -101,10 +101,33 @@ pub struct Rates {
     anyones: Manner,
     /// Milliseconds of an attempt that are neither prefill nor decode.
     overhead: Mean,
-    /// From the wish for a worker to its readiness, by model and pool, in ms.
-    #[serde(with = "pairs")]
-    loads: BTreeMap<(String, String), Mean>,
+    /// From a worker's introduction to its readiness, in ms.
+    loads: ByPool,
+    /// From the wish for a worker to its readiness, in ms.
+    spawns: ByPool,
     clock: u64,
+}
+
+/// Milliseconds by model and pool.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct ByPool(#[serde(with = "pairs")] BTreeMap<(String, String), Mean>);
+
+impl ByPool {
+    fn note(&mut self, model: &str, pool: &str, ms: u64) {
+        let key = (model.to_owned(), pool.to_owned());
+        if self.0.len() >= MOST_KEYS && !self.0.contains_key(&key) {
+            self.0.pop_first();
+        }
+        self.0.entry(key).or_default().note(ms as f64);
+    }
+
+    /// Of this pool, else the longest of any.
+    fn get(&self, model: &str, pool: &str) -> Option<f64> {
+        let exact = self.0.get(&(model.to_owned(), pool.to_owned())).and_then(Mean::get);
+        let from = (model.to_owned(), String::new());
+        let others = || self.0.range(from..).take_while(|((of, _), _)| of == model);
+        exact.or_else(|| others().filter_map(|(_, mean)| mean.get()).reduce(f64::max))
+    }
 }
 
 /// The size of a job as it is known before it runs.
@@ -144,22 +167,26 @@ impl Rates {
         self.overhead.note(attempt_ms.saturating_sub(spent) as f64);
     }
 
-    /// Learns how long it took from the wish for a worker of `model` on `pool` to its readiness.
+    /// Learns how long a worker of `model` on `pool` took to read its model.
     pub fn note_load(&mut self, model: &str, pool: &str, ms: u64) {
-        let key = (model.to_owned(), pool.to_owned());
-        if self.loads.len() >= MOST_KEYS && !self.loads.contains_key(&key) {
-            self.loads.pop_first();
-        }
-        self.loads.entry(key).or_default().note(ms as f64);
+        self.loads.note(model, pool, ms);
     }
 
-    /// How long a worker of `model` takes to be ready on `pool`, in ms; on any pool where this one
-    /// is not known.
+    /// Learns how long it took from asking `pool` for a worker of `model` to its readiness.
+    pub fn note_spawn(&mut self, model: &str, pool: &str, ms: u64) {
+        self.spawns.note(model, pool, ms);
+    }
+
+    /// How long a worker of `model` takes to read its model on `pool`, in ms; on any pool where this
+    /// one is not known.
     pub fn load_ms(&self, model: &str, pool: &str) -> Option<f64> {
-        let exact = self.loads.get(&(model.to_owned(), pool.to_owned())).and_then(Mean::get);
-        let from = (model.to_owned(), String::new());
-        let others = || self.loads.range(from..).take_while(|((of, _), _)| of == model);
-        exact.or_else(|| others().filter_map(|(_, mean)| mean.get()).reduce(f64::max))
+        self.loads.get(model, pool)
+    }
+
+    /// How long a worker of `model` takes from being asked for to being ready, in ms; as
+    /// [`Self::load_ms`].
+    pub fn spawn_ms(&self, model: &str, pool: &str) -> Option<f64> {
+        self.spawns.get(model, pool)
     }
 
     /// Milliseconds one attempt of a job of this size takes on this engine while `load` runs share
@@ -181,7 +208,7 @@ impl Rates {
         if let Some(pace) = self.paces.get(engine) {
             return Some((pace, Basis::Exact));
         }
-        let from = Engine { model: engine.model.clone(), quantization: None, ..Engine::least() };
+        let from = Engine { model: engine.model.clone(), quantization: None, ..Engine::unknown() };
         let same_model = self.paces.range(from..).take_while(|(key, _)| key.model == engine.model);
         let latest = same_model.max_by_key(|(_, pace)| pace.seen).map(|(_, pace)| (pace, Basis::Model));
         latest.or_else(|| self.backends.get(&engine.backend).map(|pace| (pace, Basis::Backend)))
@@ -193,8 +220,8 @@ impl Rates {
 }
 
 impl Engine {
-    /// Before every other of the same model.
-    const fn least() -> Self {
+    /// Nothing is known of it; before every other of the same model.
+    pub const fn unknown() -> Self {
         Self { model: String::new(), quantization: None, backend: String::new(), device: None }
     }
 }

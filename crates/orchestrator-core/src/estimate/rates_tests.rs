@@ -69,7 +69,7 @@ fn keys_are_bounded_and_the_one_seen_longest_ago_goes() {
         run(&mut rates, &engine(&format!("m{n:04}"), &format!("b{n:04}")), 40, 16, 4);
         rates.note_load(&format!("m{n:04}"), "mac", 1_000);
     }
-    let lengths = [rates.paces.len(), rates.backends.len(), rates.manners.len(), rates.loads.len()];
+    let lengths = [rates.paces.len(), rates.backends.len(), rates.manners.len(), rates.loads.0.len()];
     assert_eq!(lengths, [MOST_KEYS; 4]);
     assert!(rates.paces.keys().all(|key| key.model.as_str() >= "m0128"));
 }
@@ -83,6 +83,9 @@ fn load_times_are_known_by_pool_and_the_slowest_pool_stands_in_for_one_that_is_n
     assert_eq!(rates.load_ms("a", "mac"), Some(2_000.0));
     assert_eq!(rates.load_ms("a", "attic"), Some(8_000.0));
     assert_eq!(rates.load_ms("c", "mac"), None);
+    assert_eq!(rates.spawn_ms("a", "mac"), None, "reading is not all there is to a spawn");
+    rates.note_spawn("a", "mac", 3_000);
+    assert_eq!(rates.spawn_ms("a", "mac"), Some(3_000.0));
 }
 
 #[test]

@@ -100,6 +100,16 @@ impl Orchestrator {
         format!("worker-{backend}-{number:012x}").parse().ok()
     }
 
+    /// Workers of a model that are being started and have not introduced themselves: the backend,
+    /// the pool, and when it was asked.
+    pub(crate) fn coming(&self, model: &str) -> impl Iterator<Item = (&str, &PoolId, Time)> {
+        let coming = self.supply.spawns.values().filter(move |s| s.row.model == model && !s.registered);
+        coming.filter(|spawn| spawn.state != State::Unknown).map(|spawn| {
+            let backend = spawn.device.split(':').next().unwrap_or(&spawn.device);
+            (backend, &spawn.row.pool_id, spawn.row.asked_at)
+        })
+    }
+
     /// Bytes that workers take which are being started on a device, and may not show there yet.
     pub(super) fn bytes_coming(&self, pool_id: &PoolId, device: &str) -> u64 {
         let here = self.supply.spawns.values().filter(|s| s.row.pool_id == *pool_id && s.device == device);
@@ -145,6 +155,10 @@ impl Orchestrator {
 
     fn end_spawn(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
         let Some(spawn) = self.supply.spawns.remove(worker_id) else { return };
+        if spawn.state != State::Unknown {
+            let took_ms = turn.now.since(spawn.row.asked_at);
+            self.clockwork.note_spawn(&spawn.row.model, spawn.row.pool_id.as_str(), took_ms);
+        }
         if let Some(seen) = self.supply.pools.get_mut(&spawn.row.pool_id) {
             seen.failures.remove(&spawn.row.model);
             seen.change();
