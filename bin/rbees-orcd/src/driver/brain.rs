@@ -35,7 +35,7 @@ pub(super) struct Brain {
     pub(super) orchestrator: Orchestrator,
     pub(super) store: Store,
     clock: Clock,
-    waiting: HashMap<RequestId, oneshot::Sender<Answer>>,
+    pub(super) waiting: HashMap<RequestId, oneshot::Sender<Answer>>,
     pub(super) requests: Requests,
     pub(super) actions: Actions,
     retention: Duration,

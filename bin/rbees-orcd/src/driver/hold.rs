@@ -37,7 +37,7 @@ impl Brain {
         let new: BTreeSet<JobId> = changes.iter().filter_map(new_job).collect();
         if !new.is_empty() {
             changes.retain(|change| change.job_id().is_none_or(|job_id| !new.contains(&job_id)));
-            acts = acts.into_iter().filter_map(|act| without(act, &new)).collect();
+            acts = acts.into_iter().filter_map(|act| self.without(act, &new)).collect();
             (changes, acts) = self.withdraw(&new, changes, acts)?;
             let Err(error) = self.write(&changes, now) else { return Ok(Some(acts)) };
             self.note_refusal(error)?;
@@ -71,6 +71,21 @@ impl Brain {
         }
     }
 
+    /// What is left of an act when these jobs were never in. Their submitters are told so at once.
+    fn without(&mut self, act: Act, withdrawn: &BTreeSet<JobId>) -> Option<Act> {
+        let Act::Action(action) = act else { return Some(act) };
+        if let Action::Answer { request, answer: Answer::Accepted { job_id, .. } } = &action
+            && withdrawn.contains(job_id)
+        {
+            if let Some(waiting) = self.waiting.remove(request) {
+                let _ = waiting.send(Answer::Refused(storage_full()));
+            }
+            return None;
+        }
+        let about = job_of(&action);
+        about.is_none_or(|job_id| !withdrawn.contains(&job_id)).then_some(Act::Action(action))
+    }
+
     /// Tells the brain that these jobs were never in. What follows from it joins what is to be
     /// written and done.
     fn withdraw(
@@ -94,19 +109,6 @@ fn new_job(change: &Change) -> Option<JobId> {
         Change::InsertJob { row, .. } => Some(row.job_id),
         _ => None,
     }
-}
-
-/// What is left of an act when these jobs were never in.
-fn without(act: Act, withdrawn: &BTreeSet<JobId>) -> Option<Act> {
-    let Act::Action(action) = act else { return Some(act) };
-    if let Action::Answer { request, answer: Answer::Accepted { job_id, .. } } = &action
-        && withdrawn.contains(job_id)
-    {
-        let answer = Answer::Refused(storage_full());
-        return Some(Act::Action(Action::Answer { request: *request, answer }));
-    }
-    let about = job_of(&action);
-    about.is_none_or(|job_id| !withdrawn.contains(&job_id)).then_some(Act::Action(action))
 }
 
 fn job_of(action: &Action) -> Option<JobId> {

@@ -5,6 +5,7 @@ mod bad_input;
 mod cancel;
 mod configuration;
 mod daemon;
+mod disk;
 mod erasure;
 mod eta;
 mod guard;

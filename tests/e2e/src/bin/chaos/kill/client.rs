@@ -93,7 +93,7 @@ impl Client {
                 let _ =
                     self.http.post(format!("{}/v2/tasks/{job}/cancel", self.url)).timeout(CALL).send().await;
             }
-            tokio::time::sleep(Duration::from_millis(rng.below(40))).await;
+            tokio::time::sleep(Duration::from_millis(rng.below(150))).await;
         }
         Ok(())
     }
@@ -146,10 +146,11 @@ impl Client {
         let mut broken_at: Option<Instant> = None;
         loop {
             if let Some(mut stream) = self.open(&job, received.last_id()).await? {
-                let before = received.events.len();
+                let (before, ran) = (received.events.len(), !received.tokens().is_empty());
                 stream.read_until(&mut received, |received| received.events.len() > before).await;
+                // A job that waits in the queue has no stream that could pause.
                 if received.events.len() > before
-                    && let Some(at) = broken_at.take()
+                    && let Some(at) = broken_at.take().filter(|_| ran)
                 {
                     gaps_ms.push(u64::try_from(at.elapsed().as_millis())?);
                 }
@@ -237,6 +238,8 @@ fn body(request: Request, key: Option<&str>) -> Value {
     let mut body = json!({
         "model": "fake-bee", "prompt": prompt, "max_tokens": request.max_tokens, "temperature": 0,
         "on_disconnect": "continue",
+        // Streams are to run while jobs that nobody watches wait.
+        "priority": if request.max_tokens == LONG { "interactive" } else { "batch" },
     });
     if let Some(key) = key {
         body["idempotency_key"] = json!(key);

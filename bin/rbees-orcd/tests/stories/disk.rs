@@ -1,0 +1,192 @@
+//! Disks that fill up, fail, lie or belong to somebody else, under the real program.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::daemon::{Daemon, Follower, answer, until};
+use crate::worker::Worker;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_rbees-orcd");
+
+/// The program as a process of its own; killed when dropped.
+struct Process {
+    child: Child,
+    url: String,
+    http: reqwest::Client,
+}
+
+impl Process {
+    /// Runs `command`, which ends in the program's name, on the folder `home`.
+    async fn start(command: &mut Command, home: &Path, ready: &Path) -> Self {
+        let _ = std::fs::remove_file(ready);
+        command.args(["--bind", "127.0.0.1:0", "--home"]).arg(home).arg("--ready-file").arg(ready);
+        let child = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("started");
+        let url = until("the program is ready", || async {
+            Some(std::fs::read_to_string(ready).ok()?.trim().to_owned())
+        })
+        .await;
+        Self { child, url, http: clients::http_client().expect("a client") }
+    }
+
+    async fn submit(&self, prompt: &str) -> reqwest::Result<reqwest::Response> {
+        let task = json!({ "prompt": prompt, "on_disconnect": "continue" });
+        self.http.post(format!("{}/v2/tasks", self.url)).json(&task).send().await
+    }
+
+    async fn status(&self, path: &str) -> u16 {
+        answer(self.http.get(format!("{}{path}", self.url))).await.0
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A command in a file system view of its own, after `setup` has run there.
+fn with_mounts(setup: &str) -> Command {
+    let mut command = Command::new("unshare");
+    let is_root =
+        std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    command.arg(if is_root { "-m" } else { "-Urm" });
+    command.args(["sh", "-ec", &format!("{setup}\nexec \"$0\" \"$@\""), PROGRAM]);
+    command
+}
+
+/// Runs the program until it ends by itself.
+fn ended(command: &mut Command, home: &Path) -> Output {
+    command.args(["--bind", "127.0.0.1:0", "--home"]).arg(home);
+    command.output().expect("it ran")
+}
+
+fn folders() -> (TempDir, PathBuf, PathBuf) {
+    let folder = TempDir::new().expect("a folder");
+    let (home, ready) = (folder.path().join("home"), folder.path().join("ready"));
+    std::fs::create_dir(&home).expect("made");
+    (folder, home, ready)
+}
+
+#[tokio::test]
+async fn b05_with_a_full_disk_new_jobs_are_refused_streams_go_on_and_room_mends_it() {
+    let (_folder, home, ready) = folders();
+    let mount = format!("mount -t tmpfs -o size=8m tmpfs '{}'", home.display());
+    let process = Process::start(&mut with_mounts(&mount), &home, &ready).await;
+    let worker = Worker::start(&process.url, &["a", "b", "c", "d"]).await;
+    // Up to its first token: from then on readers see what comes.
+    worker.allow(3);
+    let running = process.submit("x").await.expect("an answer");
+    let job = running.headers()["x-rbees-job-id"].to_str().expect("an id").to_owned();
+    let events = process.http.get(format!("{}/v2/tasks/{job}/events", process.url)).send().await;
+    let mut reader = Follower::new(events.expect("a stream"));
+    while reader.next().await.expect("an event").id != Some(2) {}
+
+    // What the process sees under its own mounts.
+    let fill = PathBuf::from(format!("/proc/{}/root{}/fill", process.child.id(), home.display()));
+    let full = std::fs::write(&fill, vec![7; 16 << 20]).expect_err("the disk fills up");
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let refused = until("a job is refused", || async {
+        let answer = process.submit("y").await.ok()?;
+        (answer.status() == 507).then_some(answer)
+    })
+    .await;
+    assert!(refused.headers().contains_key("retry-after"));
+    let body: serde_json::Value = refused.json().await.expect("JSON");
+    assert_eq!(body["error"]["code"], "STORAGE_FULL", "{body}");
+    assert_eq!((process.status("/readyz").await, process.status("/healthz").await), (503, 200));
+    worker.allow(4);
+    while reader.next().await.expect("tokens go on").id != Some(3) {}
+
+    std::fs::remove_file(&fill).expect("freed");
+    worker.allow(usize::MAX);
+    until("jobs are taken again", || async {
+        process.submit("z").await.ok().filter(|answer| answer.status() == 202)
+    })
+    .await;
+    assert_eq!(process.status("/readyz").await, 200);
+    let rest = reader.rest().await;
+    assert_eq!(rest.last().map(|frame| frame.event.as_str()), Some("end"), "{rest:?}");
+}
+
+#[tokio::test]
+async fn b06_a_sync_that_fails_ends_the_process_and_nothing_acknowledged_is_lost() {
+    let (_folder, home, ready) = folders();
+    let mut strace = Command::new("strace");
+    // Counted by thread: the driver's gets there, the one that opened the database does not.
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync"]);
+    strace.args(["-e", "inject=fdatasync,fsync:error=EIO:when=40+", PROGRAM]);
+    let mut process = Process::start(&mut strace, &home, &ready).await;
+    let _worker = Worker::start(&process.url, &["a"]).await;
+    let mut acknowledged = Vec::new();
+    while let Ok(answer) = process.submit("x").await {
+        if answer.status() == 202 {
+            acknowledged.push(answer.headers()["x-rbees-job-id"].to_str().expect("an id").to_owned());
+        }
+    }
+    let child = std::cell::RefCell::new(&mut process.child);
+    let status = until("it ends", || {
+        let status = child.borrow_mut().try_wait().expect("asked");
+        async move { status }
+    })
+    .await;
+    assert_eq!(status.code(), Some(75));
+    assert!(!acknowledged.is_empty());
+    let again = Process::start(&mut Command::new(PROGRAM), &home, &ready).await;
+    for job in acknowledged {
+        assert_eq!(again.status(&format!("/v2/tasks/{job}")).await, 200, "{job} is lost");
+    }
+}
+
+#[tokio::test]
+async fn b08_a_damaged_database_is_refused_by_name_and_left_as_it_is() {
+    let daemon = Daemon::start().await;
+    for _ in 0..50 {
+        daemon.post("/v2/pools", json!({ "pool_id": "p" }).to_string()).await;
+    }
+    let Daemon { home, server, .. } = daemon;
+    server.stop().await.expect("stopped");
+    let path = home.path().join("orchestrator.db");
+    let sound = std::fs::read(&path).expect("read");
+    let mut damaged = sound.clone();
+    damaged[100..sound.len().min(40_000)].iter_mut().for_each(|byte| *byte ^= 0x5a);
+    std::fs::write(&path, &damaged).expect("written");
+    let output = ended(&mut Command::new(PROGRAM), home.path());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(65), "{said}");
+    assert!(said.contains("orchestrator.db") && said.contains("db check"), "{said}");
+    assert!(std::fs::read(&path).expect("read") == damaged, "the file was changed");
+}
+
+#[tokio::test]
+async fn b09_a_second_orchestrator_ends_at_once_and_the_first_goes_on() {
+    let (_folder, home, ready) = folders();
+    let first = Process::start(&mut Command::new(PROGRAM), &home, &ready).await;
+    let output = ended(&mut Command::new(PROGRAM), &home);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(73), "{said}");
+    assert!(said.contains(&format!("\"pid\":{}", first.child.id())), "{said}");
+    assert_eq!(first.status("/readyz").await, 200);
+}
+
+#[test]
+fn b07_a_read_only_folder_is_refused_with_what_is_needed() {
+    let (_folder, home, _) = folders();
+    let home_text = home.display();
+    let mount = format!("mount --bind '{home_text}' '{home_text}'; mount -o remount,ro,bind '{home_text}'");
+    let output = ended(&mut with_mounts(&mount), &home);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(77), "{said}");
+    assert!(said.contains(&home.display().to_string()), "{said}");
+}
+
+#[test]
+fn a_sound_database_passes_its_check() {
+    let (_folder, home, _) = folders();
+    let output = Command::new(PROGRAM).args(["db", "check", "--home"]).arg(&home).output().expect("it ran");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("sound: 0 jobs"));
+}
