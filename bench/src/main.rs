@@ -1,10 +1,10 @@
-//! What a relay costs: rbees beside HAProxy and two LLM routers, in one run on one machine. And what
-//! a placement costs and is worth.
+//! What rbees costs: beside HAProxy, two LLM routers and PostgreSQL, and its placements by themselves.
 
 mod load;
 mod machine;
 mod mock;
 mod placement;
+mod queue;
 mod relay;
 mod report;
 mod stats;
@@ -28,6 +28,7 @@ enum Bench {
     Relay(relay::Args),
     /// What a decision costs, and what routing by prefixes is worth.
     Placement(placement::Args),
+    Queue(queue::Args),
     /// The worker behind whatever is measured; the bench starts it itself.
     #[command(hide = true)]
     Mock(mock::Args),
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().bench {
         Bench::Relay(args) => relay::run(&args),
         Bench::Placement(args) => placement::run(&args),
+        Bench::Queue(args) => queue::run(&args),
         Bench::Mock(args) => mock::run(&args),
     };
     match outcome {

@@ -26,6 +26,12 @@ pub struct Args {
     /// An orchestrator to register at.
     #[arg(long)]
     orchestrator: Option<SocketAddr>,
+    /// How many workers to be at once, each with a loopback address of its own.
+    #[arg(long, default_value_t = 1)]
+    workers: u16,
+    /// Runs that each of them takes at once; more than any measurement opens, unless said.
+    #[arg(long, default_value_t = server::SLOTS)]
+    slots: u32,
 }
 
 /// Serves until it is killed.

@@ -42,6 +42,13 @@ pub struct Plan {
 
 /// Connections of the rate and submission loops.
 pub const CONNECTIONS: usize = 32;
+/// Connections of the crowded loop.
+pub const CROWD: usize = 256;
+/// Size of a long prompt, in bytes, and how many are on their way at once.
+pub const LONG_PROMPT: usize = 220_000;
+const LONG_CONNECTIONS: usize = 8;
+/// Workers of the fleet that is compared with one worker.
+pub const FLEET: u16 = 256;
 /// Paced streams at once.
 pub const STREAMS: u32 = 64;
 /// Time between two tokens of a paced stream.
@@ -71,6 +78,10 @@ pub struct Round {
     pub single: Throughput,
     /// 32 connections, one token.
     pub loaded: Throughput,
+    /// 256 connections, one token.
+    pub crowded: Throughput,
+    /// 8 connections, 220 KB of prompt, one token; not where each prompt goes into the database.
+    pub long: Option<Throughput>,
     /// 64 streams, one token each 10 ms.
     pub paced: Paced,
     /// 32 connections that submit and do not wait for results; ours only.
@@ -84,6 +95,8 @@ pub struct Measured {
     pub rounds: BTreeMap<Kind, Vec<Round>>,
     /// Bytes of the subject's memory per idle stream.
     pub idle_bytes: BTreeMap<Kind, f64>,
+    /// Answers per second of rbees with one worker and with a fleet, in turns, at 32 connections.
+    pub fleet: Vec<(f64, f64)>,
     /// By round.
     pub floors: Vec<Floor>,
     /// What was left out, and why.
@@ -135,6 +148,13 @@ async fn measure(args: &Args, plan: &Plan, folder: &Path) -> anyhow::Result<Meas
     drop(subjects);
     eprintln!("idle streams");
     measure_idle(args, plan, folder, &mut measured).await?;
+    if measured.rounds.contains_key(&Kind::RbeesMemory) {
+        eprintln!("a fleet");
+        match measure_fleet(args, plan, folder).await {
+            Ok(rates) => measured.fleet = rates,
+            Err(error) => measured.problems.push((Kind::RbeesMemory, format!("a fleet: {error:#}"))),
+        }
+    }
     Ok(measured)
 }
 
@@ -157,6 +177,12 @@ async fn measure_subject(plan: &Plan, subject: &Subject) -> anyhow::Result<Round
     let one_token = subject.chat(1, 0, false);
     let single = closed(1).run(&one_token, subject.pid()).await.context("one connection")?;
     let loaded = closed(CONNECTIONS).run(&one_token, subject.pid()).await.context("32 connections")?;
+    let crowded = closed(CROWD).run(&one_token, subject.pid()).await.context("256 connections")?;
+    let mut long = None;
+    if subject.kind != Kind::RbeesDurable {
+        let load = closed(LONG_CONNECTIONS).run(&subject.long_chat(LONG_PROMPT), subject.pid()).await;
+        long = Some(load.context("long prompts")?);
+    }
     let stream = subject.chat(tokens_for(plan), u64::try_from(GAP.as_micros())?, true);
     let paced = paced(&stream, subject.pid(), STREAMS, plan.duration).await.context("paced streams")?;
     let mut submissions = None;
@@ -164,7 +190,7 @@ async fn measure_subject(plan: &Plan, subject: &Subject) -> anyhow::Result<Round
         let submit = closed(CONNECTIONS).run(&subject.submission(), subject.pid()).await;
         submissions = Some(submit.context("submissions")?);
     }
-    Ok(Round { single, loaded, paced, submissions })
+    Ok(Round { single, loaded, crowded, long, paced, submissions })
 }
 
 /// Enough tokens to outlast the opening of all streams and the measurement.
@@ -192,6 +218,22 @@ async fn measure_idle(
     Ok(())
 }
 
+/// One worker and many, in turns on two fresh orchestrators.
+async fn measure_fleet(args: &Args, plan: &Plan, folder: &Path) -> anyhow::Result<Vec<(f64, f64)>> {
+    let options = ["--workers".to_owned(), FLEET.to_string()];
+    let one = Subject::start(Kind::RbeesMemory, &args.programs, &fresh(folder, "one")?).await?;
+    let many =
+        Subject::with_fleet(Kind::RbeesMemory, &args.programs, &fresh(folder, "many")?, &options).await?;
+    let closed = ClosedLoop { connections: CONNECTIONS, warm_up: plan.warm_up, duration: plan.duration };
+    let mut rates = Vec::new();
+    for _ in 0..plan.rounds {
+        let alone = closed.run(&one.chat(1, 0, false), one.pid()).await?;
+        let among = closed.run(&many.chat(1, 0, false), many.pid()).await?;
+        rates.push((alone.per_second, among.per_second));
+    }
+    Ok(rates)
+}
+
 async fn idle(kind: Kind, args: &Args, plan: &Plan, folder: &Path) -> anyhow::Result<f64> {
     let subject = Subject::start(kind, &args.programs, folder).await?;
     let target = subject.chat(2, u64::try_from(IDLE_GAP.as_micros())?, true);
@@ -204,7 +246,8 @@ async fn idle(kind: Kind, args: &Args, plan: &Plan, folder: &Path) -> anyhow::Re
     Ok(grown as f64 / plan.idle_streams as f64)
 }
 
-fn fresh(folder: &Path, name: &str) -> anyhow::Result<std::path::PathBuf> {
+/// An empty folder.
+pub fn fresh(folder: &Path, name: &str) -> anyhow::Result<std::path::PathBuf> {
     let path = folder.join(name);
     if path.exists() {
         std::fs::remove_dir_all(&path)?;

@@ -29,6 +29,8 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// The storage floor of the same run.
     pub floor: FloorRow,
+    /// Answers per second of rbees with 256 workers, as a share of those with one.
+    pub fleet_share: Option<f64>,
     /// What was left out and why.
     pub left_out: Vec<String>,
 }
@@ -48,6 +50,12 @@ pub struct Row {
     pub loaded_p99_us: Option<f64>,
     /// The same, CPU of the subject per answer.
     pub cpu_us_per_request: Option<f64>,
+    /// 256 connections, one token: answers per second.
+    pub crowded_per_second: Option<f64>,
+    /// The same, 99th percentile.
+    pub crowded_p99_us: Option<f64>,
+    /// 8 connections, 220 KB prompts: answers per second.
+    pub long_per_second: Option<f64>,
     /// 64 paced streams: CPU of the subject per relayed token.
     pub cpu_us_per_token: Option<f64>,
     /// The same, from the worker's write to the client's read: median.
@@ -94,6 +102,7 @@ impl Report {
                 append_us: floor(|floor| floor.append_us),
                 sqlite_per_second: floor(|floor| floor.sqlite_per_second),
             },
+            fleet_share: median(&measured.fleet.iter().map(|(one, many)| many / one).collect::<Vec<_>>()),
             left_out: measured.problems.iter().map(|(kind, why)| format!("{}: {why}", kind.name())).collect(),
         }
     }
@@ -114,6 +123,9 @@ fn row(kind: Kind, rounds: &[Round]) -> Row {
         per_second: over(&|round| Some(round.loaded.per_second)),
         loaded_p99_us: over(&|round| Some(round.loaded.p99_us)),
         cpu_us_per_request: over(&|round| Some(round.loaded.cpu_us)),
+        crowded_per_second: over(&|round| Some(round.crowded.per_second)),
+        crowded_p99_us: over(&|round| Some(round.crowded.p99_us)),
+        long_per_second: over(&|round| round.long.map(|seen| seen.per_second)),
         cpu_us_per_token: over(&|round| Some(round.paced.cpu_us_per_token)),
         delay_p50_us: over(&|round| Some(round.paced.delay_p50_us)),
         delay_p99_us: over(&|round| Some(round.paced.delay_p99_us)),

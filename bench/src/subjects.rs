@@ -1,6 +1,7 @@
 //! What is measured: the mock itself, proxies, routers and rbees, each alone on its CPU.
 
 mod haproxy;
+pub mod postgres;
 mod process;
 mod rbees;
 mod routers;
@@ -99,22 +100,40 @@ impl Subject {
     /// # Errors
     /// When a program does not start or does not answer; with what it said.
     pub async fn start(kind: Kind, programs: &Programs, folder: &Path) -> anyhow::Result<Self> {
+        Self::with_fleet(kind, programs, folder, &[]).await
+    }
+
+    /// As [`Self::start`], with options for the mock: `--workers N`, `--slots N`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn with_fleet(
+        kind: Kind,
+        programs: &Programs,
+        folder: &Path,
+        fleet: &[String],
+    ) -> anyhow::Result<Self> {
         let folder = folder.join(kind.name());
         std::fs::create_dir_all(&folder)?;
-        let mut subject = Self::launch(kind, programs, &folder).await?;
+        let mut subject = Self::launch(kind, programs, &folder, fleet).await?;
         let chat = subject.chat(1, 0, false);
         subject.running.until_answers(&chat).await?;
         Ok(subject)
     }
 
-    async fn launch(kind: Kind, programs: &Programs, folder: &Path) -> anyhow::Result<Self> {
+    async fn launch(
+        kind: Kind,
+        programs: &Programs,
+        folder: &Path,
+        fleet: &[String],
+    ) -> anyhow::Result<Self> {
         if kind == Kind::Direct {
-            let (running, address) = process::mock(machine::SUBJECT_CPU, folder, None).await?;
+            let (running, address) = process::mock(machine::SUBJECT_CPU, folder, None, fleet).await?;
             return Ok(Self { kind, address, running, _behind: None });
         }
         let address = process::free_address()?;
         let orchestrator = kind.is_rbees().then_some(address);
-        let (behind, mock) = process::mock(machine::LOAD_CPU, folder, orchestrator).await?;
+        let (behind, mock) = process::mock(machine::LOAD_CPU, folder, orchestrator, fleet).await?;
         let running = match kind {
             Kind::Haproxy => haproxy::start(programs, folder, address, mock)?,
             Kind::SglangRouter => routers::sglang(programs, folder, address, mock)?,
@@ -131,22 +150,36 @@ impl Subject {
 
     /// A chat completion of `tokens` tokens, one each `gap_us` microseconds.
     pub fn chat(&self, tokens: u32, gap_us: u64, stream: bool) -> Target {
+        self.chat_about("Count.", tokens, gap_us, stream)
+    }
+
+    /// The same with a prompt of `bytes` bytes, of one token at once.
+    pub fn long_chat(&self, bytes: usize) -> Target {
+        self.chat_about(&"Twelve words of text that nobody reads. ".repeat(bytes / 40), 1, 0, false)
+    }
+
+    fn chat_about(&self, text: &str, tokens: u32, gap_us: u64, stream: bool) -> Target {
         let durability = match self.kind {
             Kind::RbeesMemory => r#","durability":"memory""#,
             Kind::RbeesDurable => r#","durability":"durable""#,
             Kind::Direct | Kind::Haproxy | Kind::SglangRouter | Kind::VllmRouter => "",
         };
         let body = format!(
-            r#"{{"model":"mock","messages":[{{"role":"user","content":"Count. gap_us={gap_us}"}}],"max_tokens":{tokens},"stream":{stream},"temperature":0{durability}}}"#
+            r#"{{"model":"mock","messages":[{{"role":"user","content":"gap_us={gap_us} {text}"}}],"max_tokens":{tokens},"stream":{stream},"temperature":0{durability}}}"#
         );
         self.target("/v1/chat/completions", body)
     }
 
     /// A submission of one token without waiting for the result.
     pub fn submission(&self) -> Target {
+        self.submission_of("Count.")
+    }
+
+    /// The same with another prompt.
+    pub fn submission_of(&self, prompt: &str) -> Target {
         let durability = if self.kind == Kind::RbeesMemory { "memory" } else { "durable" };
         let body =
-            format!(r#"{{"model":"mock","prompt":"Count.","max_tokens":1,"durability":"{durability}"}}"#);
+            format!(r#"{{"model":"mock","prompt":"{prompt}","max_tokens":1,"durability":"{durability}"}}"#);
         self.target("/v2/tasks", body)
     }
 

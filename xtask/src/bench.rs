@@ -34,6 +34,12 @@ pub fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     bench.arg("--rbees-orcd").arg(workspace.program("rbees-orcd"));
     bench.arg("--sglang-router").arg(sglang.bin().join("sglang-router"));
     bench.arg("--vllm-router").arg(vllm.bin().join("vllm-router"));
+    if args.rest.first().is_some_and(|bench| bench == "queue")
+        && let Some(folder) =
+            process::find("postgres").and_then(|path| Some(path.canonicalize().ok()?.parent()?.to_owned()))
+    {
+        bench.arg("--postgres-bin").arg(folder);
+    }
     if let Some(haproxy) = process::find("haproxy") {
         bench.arg("--haproxy").arg(haproxy);
     }

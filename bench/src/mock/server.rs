@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::id::{Attempt, WorkerId};
-use api_types::worker::{CancelRequest, ExecuteRequest, Tokenized};
+use api_types::worker::{ACKNOWLEDGE_HEADER, CancelRequest, ExecuteRequest, Tokenized};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -23,8 +23,6 @@ use crate::mock::speech::{Speech, token_text};
 
 /// The model that the mock claims to run.
 pub const MODEL: &str = "mock";
-/// The worker that the mock claims to be.
-pub const WORKER: &str = "worker-fake-000000000001";
 /// Runs at once: more than any measurement opens.
 pub const SLOTS: u32 = 8_192;
 /// Tokens of context it claims.
@@ -34,20 +32,30 @@ pub const CONTEXT: u32 = 1_000_000;
 pub struct Mock {
     /// Where it listens.
     pub address: SocketAddr,
-    /// Its name.
-    pub worker_id: WorkerId,
+    /// Runs that each worker takes at once.
+    pub slots: u32,
+    /// The first worker, which answers for all.
+    pub name: WorkerId,
     /// What it runs.
     pub runs: Runs,
 }
 
+/// The name of worker number `index`.
+pub fn worker_id(index: u16) -> anyhow::Result<WorkerId> {
+    Ok(format!("worker-fake-{index:012x}").parse()?)
+}
+
 /// Listens, registers when asked to, and serves.
 pub async fn serve(args: &super::Args) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let address = listener.local_addr()?;
-    let mock = Arc::new(Mock { address, worker_id: WORKER.parse()?, runs: Runs::default() });
+    // On every loopback address: each worker has one.
+    let listener = TcpListener::bind(("0.0.0.0", 0)).await?;
+    let address = SocketAddr::from(([127, 0, 0, 1], listener.local_addr()?.port()));
+    let mock = Arc::new(Mock { address, slots: args.slots, name: worker_id(0)?, runs: Runs::default() });
     write_address(&args.address_file, address)?;
-    if let Some(orchestrator) = args.orchestrator {
-        tokio::spawn(register::keep(orchestrator, Arc::clone(&mock)));
+    for index in 0..args.workers {
+        if let Some(orchestrator) = args.orchestrator {
+            tokio::spawn(register::keep(orchestrator, Arc::clone(&mock), worker_id(index)?, index));
+        }
     }
     loop {
         let (stream, _) = listener.accept().await?;
@@ -83,7 +91,10 @@ async fn route(mock: &Arc<Mock>, request: Request<Incoming>) -> Answer {
     let path = head.uri.path();
     match (&head.method, path) {
         (&Method::POST, "/v1/chat/completions") => chat(&body),
-        (&Method::POST, "/execute") => execute(mock, &body),
+        (&Method::POST, "/execute") => {
+            acknowledge_list(mock, head.headers.get(ACKNOWLEDGE_HEADER));
+            execute(mock, &body)
+        }
         (&Method::POST, "/cancel") => cancel(mock, &body),
         (&Method::POST, "/tokenize") => tokenize(&body),
         (&Method::DELETE, _) => acknowledge(mock, path),
@@ -152,7 +163,7 @@ fn execute(mock: &Arc<Mock>, body: &[u8]) -> Answer {
             job_id: request.job_id.clone(),
             attempt,
             first_event_id: request.first_event_id.unwrap_or(0),
-            worker_id: mock.worker_id.clone(),
+            worker_id: mock.name.clone(),
         },
         tokens: request.max_tokens.unwrap_or(1),
         gap: gap_in(body),
@@ -167,6 +178,16 @@ fn cancel(mock: &Mock, body: &[u8]) -> Answer {
         mock.runs.cancel(&request.job_id, request.attempt.map(|attempt| attempt.0));
     }
     json(202, "{}")
+}
+
+/// Runs that are no longer needed, `JOB/ATTEMPT` each.
+fn acknowledge_list(mock: &Mock, list: Option<&http::HeaderValue>) {
+    let list = list.and_then(|list| list.to_str().ok()).unwrap_or_default();
+    for (job, attempt) in list.split(',').filter_map(|run| run.split_once('/')) {
+        if let Ok(attempt) = attempt.parse() {
+            mock.runs.forget(job, attempt);
+        }
+    }
 }
 
 /// `DELETE /jobs/{job}/{attempt}/events`.
@@ -210,7 +231,13 @@ mod tests {
     async fn mock() -> (SocketAddr, tempfile::TempDir) {
         let folder = tempfile::tempdir().expect("a folder");
         let address_file = folder.path().join("address");
-        let args = super::super::Args { cpu: 0, address_file: address_file.clone(), orchestrator: None };
+        let args = super::super::Args {
+            cpu: 0,
+            address_file: address_file.clone(),
+            orchestrator: None,
+            workers: 1,
+            slots: SLOTS,
+        };
         tokio::spawn(async move { serve(&args).await });
         loop {
             if let Ok(text) = std::fs::read_to_string(&address_file) {

@@ -31,11 +31,23 @@ pub fn ratios(report: &Report) -> Vec<Ratio> {
     let rate: Pick = |row| row.per_second;
     add("requests per second, memory / best router", memory(rate), most(routers(report, rate)));
     add("requests per second, durable / best router", durable(rate), most(routers(report, rate)));
+    let crowded: Pick = |row| row.crowded_per_second;
+    add("requests per second at 256, memory / best router", memory(crowded), most(routers(report, crowded)));
+    add(
+        "requests per second at 256, durable / best router",
+        durable(crowded),
+        most(routers(report, crowded)),
+    );
+    let long: Pick = |row| row.long_per_second;
+    add("220 KB prompts, memory / best router", memory(long), most(routers(report, long)));
+    add("256 workers / one worker, memory", report.fleet_share, Some(1.0));
     let token: Pick = |row| row.cpu_us_per_token;
     add("CPU per token, memory / HAProxy", memory(token), haproxy(token));
     add("CPU per token, memory / best router", memory(token), least(routers(report, token)));
     let delay: Pick = |row| row.delay_p50_us;
     add("relay delay (median), memory / HAProxy", memory(delay), haproxy(delay));
+    let tail: Pick = |row| row.delay_p99_us;
+    add("relay delay (p99), memory / HAProxy", memory(tail), haproxy(tail));
     let idle: Pick = |row| row.idle_kib;
     add("memory per idle stream, durable / best router", durable(idle), least(routers(report, idle)));
     let submissions: Pick = |row| row.submissions_per_second;

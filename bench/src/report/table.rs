@@ -8,13 +8,16 @@ use crate::subjects::Kind;
 
 type Column = (&'static str, fn(&Report, &Row) -> Option<f64>);
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 14] = [
     ("c1 p50 us", |_, row| row.single_p50_us),
     ("c1 p99 us", |_, row| row.single_p99_us),
     ("added p50 us", |report, row| added_p50(report, row.subject).filter(|_| row.subject != Kind::Direct)),
     ("c32 req/s", |_, row| row.per_second),
     ("c32 p99 us", |_, row| row.loaded_p99_us),
     ("CPU us/req", |_, row| row.cpu_us_per_request),
+    ("c256 req/s", |_, row| row.crowded_per_second),
+    ("c256 p99 us", |_, row| row.crowded_p99_us),
+    ("220 KB req/s", |_, row| row.long_per_second),
     ("CPU us/token", |_, row| row.cpu_us_per_token),
     ("delay p50 us", |_, row| row.delay_p50_us),
     ("delay p99 us", |_, row| row.delay_p99_us),

@@ -92,6 +92,7 @@ pub async fn mock(
     cpu: usize,
     folder: &Path,
     orchestrator: Option<SocketAddr>,
+    fleet: &[String],
 ) -> anyhow::Result<(Running, SocketAddr)> {
     let address_file = folder.join("mock.address");
     let mut command = Command::new(std::env::current_exe()?);
@@ -99,6 +100,7 @@ pub async fn mock(
     if let Some(orchestrator) = orchestrator {
         command.args(["--orchestrator", &orchestrator.to_string()]);
     }
+    command.args(fleet);
     let running = Running::start(cpu, command, folder)?;
     let started = Instant::now();
     while started.elapsed() < START_TIMEOUT {

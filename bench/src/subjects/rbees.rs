@@ -15,6 +15,10 @@ pub fn start(programs: &Programs, folder: &Path, address: SocketAddr) -> anyhow:
     command.arg("--bind").arg(address.to_string()).arg("--home").arg(folder.join("home"));
     // What the user configured must not change a figure.
     command.env("XDG_CONFIG_HOME", folder);
+    // A closed loop of more connections than the queue has places would measure refusals.
+    let configuration = folder.join("bench.toml");
+    std::fs::write(&configuration, "queue_capacity = -1\n")?;
+    command.arg("--config").arg(configuration);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("RBEES_") {
             command.env_remove(name);

@@ -1,5 +1,6 @@
 //! What is done once a decision is on disk. One file per kind of action; none of them waits.
 
+mod acknowledge;
 mod pools;
 mod streams;
 mod workers;
@@ -14,6 +15,7 @@ use orchestrator_core::{Run, RunKey};
 use tokio::runtime;
 use tokio::task::AbortHandle;
 
+use self::acknowledge::Acknowledgements;
 use crate::driver::Handle;
 use crate::metrics::Metrics;
 use crate::pool_directory::PoolDirectory;
@@ -38,6 +40,7 @@ pub struct Actions {
     /// What is counted.
     pub metrics: Metrics,
     relays: Arc<Mutex<HashMap<JobId, RunningRelay>>>,
+    acknowledgements: Acknowledgements,
 }
 
 /// A relay that was started for a job.
@@ -60,7 +63,17 @@ impl Actions {
         metrics: Metrics,
     ) -> Self {
         let workers = WorkerHttp::default();
-        Self { runtime, handle, subscribers, workers, pools, limits, metrics, relays: Arc::default() }
+        Self {
+            runtime,
+            handle,
+            subscribers,
+            workers,
+            pools,
+            limits,
+            metrics,
+            relays: Arc::default(),
+            acknowledgements: Acknowledgements::default(),
+        }
     }
 
     /// Shows an event of the orchestrator's own.

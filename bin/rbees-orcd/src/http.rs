@@ -17,6 +17,7 @@ mod sse;
 pub mod tasks;
 mod workers;
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
@@ -33,9 +34,28 @@ use crate::pool_directory::PoolDirectory;
 use crate::store::history::History;
 use crate::subscribers::Subscribers;
 
-/// What handlers need.
+/// What handlers need. Every layer of every request clones it, so it is one pointer.
 #[derive(Debug, Clone)]
-pub struct App {
+pub struct App(Arc<Parts>);
+
+impl App {
+    /// These parts, to be shared.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// What an [`App`] holds.
+#[derive(Debug)]
+pub struct Parts {
     /// The way to the brain.
     pub driver: Handle,
     /// The logs of jobs that have not ended.
@@ -51,7 +71,7 @@ pub struct App {
     /// What a stranger may send.
     pub limits: Limits,
     /// Who may speak to us at all.
-    pub guard: Arc<Guard>,
+    pub guard: Guard,
     /// Set when the daemon stops.
     pub closing: CancellationToken,
 }

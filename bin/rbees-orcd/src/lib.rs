@@ -10,6 +10,7 @@ pub mod driver;
 pub mod hashes;
 pub mod http;
 pub mod ids;
+pub mod logs;
 pub mod metrics;
 pub mod policy;
 pub mod pool_directory;

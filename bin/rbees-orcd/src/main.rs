@@ -9,11 +9,12 @@ use api_types::ErrorCode;
 use clap::{Parser, Subcommand};
 use rbees_orcd::config::{Config, Layers, Problem};
 use rbees_orcd::http::openapi;
+use rbees_orcd::logs::Logs;
 use rbees_orcd::server::{self, DriverError, Server, StartError};
 use rbees_orcd::store::{Class, StoreError};
 use tracing_subscriber::EnvFilter;
 
-/// Requests and tokens come and go by the ten thousand per second; glibc's allocator costs a tenth of each.
+/// Requests and tokens come and go by the ten thousand per second, and every one allocates.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -113,7 +114,18 @@ fn layers(cli: &Cli) -> Layers {
 }
 
 fn serve(config: Config, ready_file: Option<&Path>) -> ExitCode {
-    start_logging();
+    let logs = match start_logging() {
+        Ok(logs) => logs,
+        Err(error) => {
+            return fail(FAILED, &format!("the thread that writes logs could not be started: {error}"));
+        }
+    };
+    let ended = serve_logged(config, ready_file);
+    logs.iter().for_each(Logs::flush);
+    ended
+}
+
+fn serve_logged(config: Config, ready_file: Option<&Path>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &format!("the runtime could not be started: {error}")),
@@ -181,15 +193,18 @@ fn announce(address: SocketAddr, ready_file: Option<&Path>) -> std::io::Result<(
     Ok(())
 }
 
-/// Pretty on a terminal, JSON elsewhere; always to standard error.
-fn start_logging() {
+/// Pretty on a terminal, JSON elsewhere; always to standard error. Gives what is to be flushed at
+/// the end.
+fn start_logging() -> std::io::Result<Option<Logs>> {
     let filter = EnvFilter::try_from_env("RBEES_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
     if std::io::stderr().is_terminal() {
-        builder.init();
-    } else {
-        builder.json().flatten_event(true).init();
+        builder.with_writer(std::io::stderr).init();
+        return Ok(None);
     }
+    let logs = Logs::start()?;
+    builder.with_writer(logs.clone()).json().flatten_event(true).init();
+    Ok(Some(logs))
 }
 
 fn show_config(layers: &Layers, origin: bool) -> ExitCode {

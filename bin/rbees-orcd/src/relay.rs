@@ -94,6 +94,7 @@ impl Relay {
                 Ok(Some(Ok(chunk))) => chunk,
             };
             decoder.push(&chunk);
+            let mut first_token = false;
             loop {
                 let frame = match decoder.next_frame() {
                     Ok(Some(frame)) => frame,
@@ -101,16 +102,18 @@ impl Relay {
                     Err(_) => return self.broken(BrokenCause::Protocol),
                 };
                 if frame.event == "token" && !had_token {
-                    had_token = true;
+                    (had_token, first_token) = (true, true);
                     limit = self.limits.between_events;
-                    if let Some(ending) = self.take(&frame) {
-                        return ending;
-                    }
-                    report(Event::FirstToken(self.run.clone()));
-                } else if let Some(ending) = self.take(&frame) {
+                }
+                if let Some(ending) = self.take(&frame) {
+                    // A run that is over with the bytes that brought its first token was never seen
+                    // running: one commit instead of two.
                     return ending;
                 }
                 deadline = tokio::time::Instant::now() + limit;
+            }
+            if first_token {
+                report(Event::FirstToken(self.run.clone()));
             }
         }
     }

@@ -19,7 +19,7 @@ use self::home_lock::HomeLock;
 use crate::actions::Actions;
 use crate::config::{Config, Token};
 use crate::driver::{self, Driver, Handle};
-use crate::http::{App, Guard, listener, router};
+use crate::http::{App, Guard, Parts, listener, router};
 use crate::ids::next_key;
 use crate::metrics::Metrics;
 use crate::policy;
@@ -188,7 +188,7 @@ impl Server {
             handle.set_policy(PolicyChange::Live(text)).await.map_err(StartError::Policy)?;
         }
 
-        let app = App {
+        let app = App::new(Parts {
             driver: handle.clone(),
             subscribers,
             history,
@@ -196,11 +196,14 @@ impl Server {
             pools: pools.clone(),
             metrics: metrics.clone(),
             limits: config.limits,
-            guard: Arc::new(Guard::new(address, &config.allowed_hosts, config.token.clone())),
+            guard: Guard::new(address, &config.allowed_hosts, config.token.clone()),
             closing: closing.clone(),
-        };
+        });
         start_checkpoints(&handle, actions.subscribers.clone(), &closing);
         start_background(&handle, pools, config.pool_interval, &closing);
+        let sending = closing.clone();
+        let acknowledgements = actions.clone().send_acknowledgements();
+        tokio::spawn(async move { sending.run_until_cancelled(acknowledgements).await });
         let serving = tokio::spawn(listener::serve(
             listener,
             router(app),

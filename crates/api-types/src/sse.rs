@@ -1,8 +1,10 @@
 //! Server-sent events: bytes in, frames out; events in, bytes out. No socket.
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use bytes::{Buf, Bytes, BytesMut};
+use serde_json::value::RawValue;
 
 use crate::event::TaskEvent;
 
@@ -54,8 +56,46 @@ impl Frame {
     /// # Errors
     /// When the data is not the JSON of a [`TaskEvent`].
     pub fn task_event(&self) -> Result<TaskEvent, serde_json::Error> {
+        // Serde reads a tagged enum twice; what comes once per token is read once.
+        if self.event == "token"
+            && let Ok(TokenData { kind: "token", t, i, k }) = serde_json::from_slice(&self.data)
+        {
+            return Ok(TaskEvent::Token { t: t.into_owned(), i, k });
+        }
         serde_json::from_slice(&self.data)
     }
+
+    /// The text of a `token` event as the JSON string that it is, where it is written so; `None` for
+    /// every other event.
+    pub fn token_json(&self) -> Option<&str> {
+        if self.event != "token" {
+            return None;
+        }
+        let data: RawToken<'_> = serde_json::from_slice(&self.data).ok()?;
+        let text = data.t.get();
+        (data.kind == "token" && text.starts_with('"')).then_some(text)
+    }
+}
+
+/// The data of a `token` event.
+#[derive(serde::Deserialize)]
+struct TokenData<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    t: Cow<'a, str>,
+    i: u32,
+    #[serde(default)]
+    k: Option<u32>,
+}
+
+/// The same, with the text as it is written.
+#[derive(serde::Deserialize)]
+struct RawToken<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    t: &'a RawValue,
 }
 
 /// A stream that is not server-sent events, or not ours.
@@ -228,6 +268,20 @@ mod tests {
         assert_eq!(frames.len(), 1);
         assert_eq!((frames[0].id, frames[0].event.as_str()), (Some(9), "token"));
         assert_eq!(frames[0].task_event().expect("ours"), event);
+    }
+
+    #[test]
+    fn a_token_is_read_the_same_from_the_short_way_and_the_long() {
+        for text in ["plain", "line\nbreak \u{1f41d} \"quoted\"", ""] {
+            let event = TaskEvent::Token { t: text.into(), i: 3, k: Some(9) };
+            let frame = decode_all(&[&encode_event(Some(1), &event)]).remove(0);
+            assert_eq!(frame.task_event().expect("ours"), event);
+            let json = frame.token_json().expect("a token");
+            assert_eq!(serde_json::from_str::<String>(json).expect("a string"), text);
+        }
+        let other =
+            decode_all(&[b"event: token\ndata: {\"type\":\"seam\",\"t\":\"x\",\"i\":0}\n\n"]).remove(0);
+        assert!(other.task_event().is_err() && other.token_json().is_none());
     }
 
     #[test]

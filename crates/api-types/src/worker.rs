@@ -18,6 +18,10 @@ pub const LOST_MS: u64 = 10_000;
 /// not be prefilled again. Such a worker takes `prefix` in `/execute` and reports what it keeps.
 pub const PREFIX_CACHE: &str = "prefix_cache";
 
+/// A header of `POST /execute` that lists ended runs whose logs are no longer needed, each as
+/// `JOB/ATTEMPT`, parted by commas. A list of its own request would cost one for each short job.
+pub const ACKNOWLEDGE_HEADER: &str = "x-rbees-acknowledge";
+
 request_with_sampling! {
     /// `POST /execute`: run one attempt of a job and stream its events.
     ///

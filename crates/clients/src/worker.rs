@@ -1,23 +1,25 @@
 //! A worker's own API. Runs are streamed over pooled connections without Nagle's delay.
 
+mod connection;
+mod pool;
+
 use std::fmt;
 use std::future::Future;
+use std::io;
+use std::io::Write as _;
 use std::time::Duration;
 
-use api_types::worker::{CancelRequest, ExecuteRequest, TokenizeRequest, Tokenized, WorkerHealth};
+use api_types::worker::{
+    ACKNOWLEDGE_HEADER, CancelRequest, ExecuteRequest, TokenizeRequest, Tokenized, WorkerHealth,
+};
 use api_types::{Attempt, CorrelationId};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::connection::Connection;
+use self::pool::{Pool, connect};
 use crate::error::ClientError;
-use crate::http::CONNECT_TIMEOUT;
 
 /// How long a worker may take to answer a call that only looks at its state.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,42 +27,26 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long counting the tokens of a long prompt may take.
 const TOKENIZE_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long an idle connection is kept for the next call.
-const IDLE: Duration = Duration::from_secs(30);
 /// Largest answer that is read whole, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
-/// The pooled connections to all workers.
-#[derive(Debug, Clone)]
+/// The pooled connections to all workers. A clone is the same pool.
+#[derive(Debug, Clone, Default)]
 pub struct WorkerHttp {
-    client: Client<HttpConnector, Full<Bytes>>,
-}
-
-impl Default for WorkerHttp {
-    fn default() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .build(connector);
-        Self { client }
-    }
+    pool: Pool,
 }
 
 impl WorkerHttp {
     /// The worker at `uri` (`http://host:port`); `secret` goes along as a bearer token.
     pub fn at(&self, uri: &str, secret: Option<&str>) -> WorkerClient {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(mut value) =
-            secret.and_then(|secret| HeaderValue::from_str(&format!("Bearer {secret}")).ok())
-        {
-            value.set_sensitive(true);
-            headers.insert(header::AUTHORIZATION, value);
+        let base = uri.trim_end_matches('/').to_owned();
+        let mut headers = String::new();
+        if let Some(secret) = secret.filter(|secret| is_header_value(secret)) {
+            headers.push_str("authorization: Bearer ");
+            headers.push_str(secret);
+            headers.push_str("\r\n");
         }
-        WorkerClient { http: self.clone(), base: uri.trim_end_matches('/').to_owned(), headers }
+        WorkerClient { http: self.clone(), base, headers }
     }
 }
 
@@ -69,7 +55,8 @@ impl WorkerHttp {
 pub struct WorkerClient {
     http: WorkerHttp,
     base: String,
-    headers: HeaderMap,
+    /// Header lines of every request.
+    headers: String,
 }
 
 impl fmt::Debug for WorkerClient {
@@ -82,8 +69,22 @@ impl WorkerClient {
     /// Sends this id along, so that the worker's log lines can be found.
     #[must_use]
     pub fn with_correlation(mut self, id: &CorrelationId) -> Self {
-        if let Ok(value) = HeaderValue::from_str(id.as_str()) {
-            self.headers.insert("x-correlation-id", value);
+        // Letters, digits and hyphens only.
+        self.headers.push_str("x-correlation-id: ");
+        self.headers.push_str(id.as_str());
+        self.headers.push_str("\r\n");
+        self
+    }
+
+    /// Lets the worker forget the logs of ended runs, with the next run that it is asked for: a
+    /// list of `JOB/ATTEMPT`, as [`api_types::worker::ACKNOWLEDGE_HEADER`] says.
+    #[must_use]
+    pub fn with_acknowledged(mut self, runs: &str) -> Self {
+        if !runs.is_empty() && is_header_value(runs) {
+            self.headers.push_str(ACKNOWLEDGE_HEADER);
+            self.headers.push_str(": ");
+            self.headers.push_str(runs);
+            self.headers.push_str("\r\n");
         }
         self
     }
@@ -101,7 +102,7 @@ impl WorkerClient {
     /// # Errors
     /// As [`Self::execute`].
     pub async fn execute_json(&self, body: Bytes) -> Result<EventStream, ClientError> {
-        self.stream(Method::POST, "/execute", body).await
+        self.stream("POST", "/execute", body).await
     }
 
     /// The log of a run from the event with the id `from` and on as it grows; an id before the
@@ -110,7 +111,7 @@ impl WorkerClient {
     /// # Errors
     /// As [`Self::execute`]; a run the worker does not know is `JOB_NOT_FOUND` or `ATTEMPT_GONE`.
     pub async fn events(&self, job: &str, attempt: Attempt, from: u64) -> Result<EventStream, ClientError> {
-        self.stream(Method::GET, &format!("{}?from={from}", log_path(job, attempt)), Bytes::new()).await
+        self.stream("GET", &format!("{}?from={from}", log_path(job, attempt)), Bytes::new()).await
     }
 
     /// Tells the worker that the log of a run is no longer needed.
@@ -118,7 +119,7 @@ impl WorkerClient {
     /// # Errors
     /// See [`ClientError`].
     pub async fn acknowledge(&self, job: &str, attempt: Attempt) -> Result<(), ClientError> {
-        self.call(Method::DELETE, &log_path(job, attempt), Bytes::new(), CALL_TIMEOUT).await.map(drop)
+        self.call("DELETE", &log_path(job, attempt), Bytes::new(), CALL_TIMEOUT).await.map(drop)
     }
 
     /// Asks the worker to stop a run; its `end` event still comes through its stream.
@@ -127,7 +128,7 @@ impl WorkerClient {
     /// See [`ClientError`].
     pub async fn cancel(&self, request: &CancelRequest) -> Result<(), ClientError> {
         let body = encode(&self.base, request)?;
-        self.call(Method::POST, "/cancel", body, CALL_TIMEOUT).await.map(drop)
+        self.call("POST", "/cancel", body, CALL_TIMEOUT).await.map(drop)
     }
 
     /// What the worker is and does.
@@ -135,7 +136,7 @@ impl WorkerClient {
     /// # Errors
     /// See [`ClientError`].
     pub async fn health(&self) -> Result<WorkerHealth, ClientError> {
-        let body = self.call(Method::GET, "/health", Bytes::new(), CALL_TIMEOUT).await?;
+        let body = self.call("GET", "/health", Bytes::new(), CALL_TIMEOUT).await?;
         decode(&self.base, &body)
     }
 
@@ -145,58 +146,93 @@ impl WorkerClient {
     /// See [`ClientError`].
     pub async fn tokenize(&self, request: &TokenizeRequest) -> Result<Tokenized, ClientError> {
         let body = encode(&self.base, request)?;
-        let body = self.call(Method::POST, "/tokenize", body, TOKENIZE_TIMEOUT).await?;
+        let body = self.call("POST", "/tokenize", body, TOKENIZE_TIMEOUT).await?;
         decode(&self.base, &body)
     }
 
-    async fn stream(&self, method: Method, path: &str, body: Bytes) -> Result<EventStream, ClientError> {
-        let answer = self.within(ACCEPT_TIMEOUT, self.send(method, path, body)).await?;
-        if !answer.status().is_success() {
-            let status = answer.status().as_u16();
-            let body = self.within(CALL_TIMEOUT, self.whole(answer)).await?;
-            return Err(ClientError::from_answer(&self.base, status, &body));
+    async fn stream(&self, method: &str, path: &str, body: Bytes) -> Result<EventStream, ClientError> {
+        let (status, mut stream) = self.within(ACCEPT_TIMEOUT, self.send(method, path, &body)).await?;
+        if (200..300).contains(&status) {
+            return Ok(stream);
         }
-        Ok(EventStream { address: self.base.clone(), body: answer.into_body() })
+        let body = self.within(CALL_TIMEOUT, stream.whole()).await?;
+        Err(ClientError::from_answer(&self.base, status, &body))
     }
 
     async fn call(
         &self,
-        method: Method,
+        method: &str,
         path: &str,
         body: Bytes,
         limit: Duration,
-    ) -> Result<Bytes, ClientError> {
+    ) -> Result<Vec<u8>, ClientError> {
         self.within(limit, async {
-            let answer = self.send(method, path, body).await?;
-            let status = answer.status();
-            let body = self.whole(answer).await?;
-            if status.is_success() {
+            let (status, mut stream) = self.send(method, path, &body).await?;
+            let body = stream.whole().await?;
+            if (200..300).contains(&status) {
                 Ok(body)
             } else {
-                Err(ClientError::from_answer(&self.base, status.as_u16(), &body))
+                Err(ClientError::from_answer(&self.base, status, &body))
             }
         })
         .await
     }
 
-    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base))
-            .body(Full::new(body))
-            .map_err(|error| self.odd(format!("its address is not a URL: {error}")))?;
-        request.headers_mut().extend(self.headers.clone());
-        self.http
-            .client
-            .request(request)
-            .await
-            .map_err(|error| ClientError::from_transport(&self.base, &error))
+    /// Sends a request over a waiting connection or a new one. Gives the status and the body.
+    ///
+    /// Every request of this API may be sent twice: a run is one run, an acknowledgement one
+    /// acknowledgement. So a waiting connection that turns out to be dead costs nothing but a try.
+    async fn send(&self, method: &str, path: &str, body: &[u8]) -> Result<(u16, EventStream), ClientError> {
+        let (authority, prefix) = self.split()?;
+        let request = self.written(method, authority, &[prefix, path], body);
+        if let Some(mut connection) = self.http.pool.take(authority) {
+            match connection.send(&request).await {
+                Ok(status) => return Ok((status, self.body(connection))),
+                Err(error) if connection.has_bytes() => return Err(self.failed(&error)),
+                Err(_) => {}
+            }
+        }
+        let connected = if has_port(authority) {
+            connect(authority).await
+        } else {
+            connect(&format!("{authority}:80")).await
+        };
+        let mut connection = connected.map_err(|error| self.failed(&error))?;
+        let status = connection.send(&request).await.map_err(|error| self.failed(&error))?;
+        Ok((status, self.body(connection)))
     }
 
-    async fn whole(&self, answer: Response<Incoming>) -> Result<Bytes, ClientError> {
-        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-        body.map(http_body_util::Collected::to_bytes)
-            .map_err(|error| ClientError::from_transport(&self.base, &*error))
+    /// The authority and the path of the base.
+    fn split(&self) -> Result<(&str, &str), ClientError> {
+        let rest = self
+            .base
+            .strip_prefix("http://")
+            .ok_or_else(|| self.odd("its address is not http://HOST:PORT"))?;
+        let at = rest.find('/').unwrap_or(rest.len());
+        let (authority, prefix) = rest.split_at(at);
+        if authority.is_empty() || !is_header_value(rest) || rest.contains(' ') {
+            return Err(self.odd("its address is not http://HOST:PORT"));
+        }
+        Ok((authority, prefix))
+    }
+
+    fn written(&self, method: &str, authority: &str, path: &[&str; 2], body: &[u8]) -> Vec<u8> {
+        let [prefix, path] = path;
+        let mut request = Vec::with_capacity(256 + self.headers.len() + body.len());
+        // Writing to a Vec cannot fail.
+        let _ = write!(
+            request,
+            "{method} {prefix}{path} HTTP/1.1\r\nhost: {authority}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n{}\r\n",
+            body.len(),
+            self.headers
+        );
+        request.extend_from_slice(body);
+        request
+    }
+
+    fn body(&self, connection: Connection) -> EventStream {
+        EventStream { client: self.clone(), connection: Some(connection) }
     }
 
     async fn within<T>(
@@ -210,32 +246,61 @@ impl WorkerClient {
         }
     }
 
-    fn odd(&self, reason: String) -> ClientError {
-        ClientError::Protocol { address: self.base.clone(), reason }
+    fn failed(&self, error: &io::Error) -> ClientError {
+        match error.kind() {
+            io::ErrorKind::InvalidData => self.odd(&error.to_string()),
+            _ => ClientError::from_transport(&self.base, error),
+        }
+    }
+
+    fn odd(&self, reason: &str) -> ClientError {
+        ClientError::Protocol { address: self.base.clone(), reason: reason.to_owned() }
     }
 }
 
-/// The bytes of a run's event stream.
+/// The bytes of a run's event stream. Once its last bytes were read, its connection carries the next
+/// request; dropped before that, the connection is closed.
 #[derive(Debug)]
 pub struct EventStream {
-    address: String,
-    body: Incoming,
+    client: WorkerClient,
+    connection: Option<Connection>,
 }
 
 impl EventStream {
     /// The next bytes as they arrived; `None` when the worker closed the stream in order.
     pub async fn next(&mut self) -> Option<Result<Bytes, ClientError>> {
-        loop {
-            match self.body.frame().await? {
-                Ok(frame) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Some(Ok(data));
-                    }
-                }
-                Err(error) => return Some(Err(ClientError::from_transport(&self.address, &error))),
+        let connection = self.connection.as_mut()?;
+        let bytes = std::future::poll_fn(|cx| connection.poll_body(cx)).await?;
+        Some(bytes.map_err(|error| self.client.failed(&error)))
+    }
+
+    async fn whole(&mut self) -> Result<Vec<u8>, ClientError> {
+        let mut body = Vec::new();
+        while let Some(bytes) = self.next().await {
+            body.extend_from_slice(&bytes?);
+            if body.len() > MAX_ANSWER {
+                return Err(self.client.odd("its answer is too long"));
             }
         }
+        Ok(body)
     }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        if let (Some(connection), Ok((authority, _))) = (self.connection.take(), self.client.split()) {
+            self.client.http.pool.give(authority, connection);
+        }
+    }
+}
+
+/// Whether a text can stand in a header line.
+fn is_header_value(text: &str) -> bool {
+    text.bytes().all(|byte| (b' '..0x7f).contains(&byte))
+}
+
+fn has_port(authority: &str) -> bool {
+    authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn log_path(job: &str, attempt: Attempt) -> String {

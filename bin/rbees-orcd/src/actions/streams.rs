@@ -47,7 +47,11 @@ impl Actions {
                 return;
             }
         }
-        let worker = self.workers.at(&open.uri, open.secret.as_deref()).with_correlation(&row.correlation_id);
+        let worker = self
+            .workers
+            .at(&open.uri, open.secret.as_deref())
+            .with_correlation(&row.correlation_id)
+            .with_acknowledged(&self.acknowledgements.for_run(&open.uri));
         let body = request.with_head(&head);
         self.start_relay(open.run, worker, false, Duration::ZERO, |_| Source::Execute(body));
     }
@@ -100,15 +104,6 @@ impl Actions {
         });
     }
 
-    /// Tells a worker that the log of a run is no longer needed.
-    pub fn ack_run(&self, run: RunKey, uri: &str, secret: Option<&str>) {
-        let worker = self.workers.at(uri, secret);
-        self.runtime.spawn(async move {
-            let job = run.job_id.to_string();
-            tell("acknowledge", &run, || worker.acknowledge(&job, run.attempt)).await;
-        });
-    }
-
     /// Whether a relay for the run is open or has told of its last event.
     fn is_relayed(&self, run: &RunKey) -> bool {
         let relays = self.lock_relays();
@@ -151,7 +146,7 @@ impl Actions {
 }
 
 /// Tells a worker something that it may hear twice; a worker that does not know the run is fine.
-async fn tell<F>(what: &'static str, run: &RunKey, call: impl Fn() -> F)
+pub(super) async fn tell<F>(what: &'static str, run: &RunKey, call: impl Fn() -> F)
 where
     F: Future<Output = Result<(), clients::ClientError>>,
 {

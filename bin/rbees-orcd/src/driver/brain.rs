@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use api_types::task::{Durability, RetryMode, TaskStatus};
 use api_types::worker::WorkerHealth;
 use api_types::{ErrorDetail, Incarnation, JobId, WorkerId};
-use orchestrator_core::{Action, Answer, Event, Notice, Orchestrator, RequestId, Step, Submission, Time};
+use orchestrator_core::{
+    Action, Answer, Event, Notice, Orchestrator, RequestId, Step, Submission, Time, Write,
+};
 use tokio::sync::oneshot;
 
 use super::carry;
@@ -61,7 +63,7 @@ impl Brain {
         actions: Actions,
         retention: Duration,
     ) -> Self {
-        Self {
+        let brain = Self {
             orchestrator,
             store,
             clock,
@@ -76,7 +78,16 @@ impl Brain {
             asleep_until: None,
             held_until: None,
             failed: None,
-        }
+        };
+        brain.note_contexts();
+        brain
+    }
+
+    /// Tells callers how long a prompt may be without a look at the registry.
+    fn note_contexts(&self) {
+        let workers = self.orchestrator.workers(self.clock.now());
+        let smallest = workers.iter().map(|worker| u64::from(worker.facts.context_length)).min();
+        self.actions.handle.set_smallest_context(smallest.unwrap_or(u64::MAX));
     }
 
     /// Handles one message, to the end if nothing has to be written first.
@@ -194,6 +205,9 @@ impl Brain {
     pub fn take_step(&mut self, step: Step, request: Option<StoredRequest>) -> Result<(), StoreError> {
         self.journal.decided(&step);
         let Step { writes, actions, .. } = step;
+        if writes.iter().any(|write| matches!(write, Write::PutWorker(_) | Write::DeleteWorker(_))) {
+            self.note_contexts();
+        }
         let changes = prepare::changes(&self.actions.subscribers, writes, &actions, request);
         let salvaged = carry::salvaged(&self.actions.subscribers, &actions);
         if changes.is_empty() && self.round.is_empty() {

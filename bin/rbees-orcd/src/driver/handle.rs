@@ -1,5 +1,6 @@
 //! How everybody else speaks to the driver; hides its mailbox.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -103,13 +104,26 @@ pub(super) enum Message {
 
 /// Speaks to the driver. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Handle {
+pub struct Handle(Arc<Shared>);
+
+/// What all handles share.
+#[derive(Debug)]
+pub struct Shared {
     desk: Arc<Desk>,
     waiting: Arc<AtomicUsize>,
-    next_request: Arc<AtomicU64>,
+    next_request: AtomicU64,
     notices: broadcast::Sender<Notice>,
+    smallest_context: AtomicU64,
     hash_key: HashKey,
     keeper: Housekeeper,
+}
+
+impl Deref for Handle {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 /// Counts a caller for as long as it waits.
@@ -124,14 +138,15 @@ impl Drop for Place {
 impl Handle {
     /// A handle to whoever comes to sit at this desk.
     pub(super) fn new(hash_key: HashKey, keeper: Housekeeper, desk: Arc<Desk>) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             desk,
             waiting: Arc::default(),
-            next_request: Arc::new(AtomicU64::new(1)),
+            next_request: AtomicU64::new(1),
             notices: broadcast::Sender::new(NOTICES),
+            smallest_context: AtomicU64::new(u64::MAX),
             hash_key,
             keeper,
-        }
+        }))
     }
 
     /// Hands in a task. When this returns, the job is on disk (unless it is not to be).
@@ -352,6 +367,17 @@ impl Handle {
     /// Has everything handled that was left behind.
     pub fn attend(&self) {
         self.desk.pump();
+    }
+
+    /// Tokens that the context of every registered worker holds; a token is at least one byte, so a
+    /// prompt of fewer bytes fits wherever it goes.
+    pub fn smallest_context(&self) -> u64 {
+        self.smallest_context.load(Ordering::Relaxed)
+    }
+
+    /// Notes what [`Self::smallest_context`] is now.
+    pub(super) fn set_smallest_context(&self, tokens: u64) {
+        self.smallest_context.store(tokens, Ordering::Relaxed);
     }
 
     /// What an operator watches, from now on.

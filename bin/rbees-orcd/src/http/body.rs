@@ -3,6 +3,7 @@
 use api_types::{ErrorCode, ErrorDetail};
 use axum::extract::{FromRequest, Request};
 use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
@@ -11,6 +12,18 @@ use crate::config::Limits;
 
 /// Most bytes of a body that is too large which are read and dropped before it is refused.
 const DROPPED_BYTES: usize = 64 * 1024 * 1024;
+
+/// The bytes of a body.
+#[derive(Debug)]
+pub struct Raw(pub Bytes);
+
+impl FromRequest<App> for Raw {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        read(request, app.limits).await.map(Self)
+    }
+}
 
 /// A JSON body.
 #[derive(Debug)]
@@ -44,8 +57,19 @@ async fn read(request: Request, limits: Limits) -> Result<Bytes, ApiError> {
 /// A body of up to `limit` bytes. What is longer is read on for a while and dropped: a client
 /// that still sends when the connection closes would never see the answer.
 async fn collect(mut body: axum::body::Body, limit: usize) -> Result<Bytes, ApiError> {
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let Some(first) = body.frame().await else { return Ok(Bytes::new()) };
+    let first = first.map_err(|_| cut_short())?.into_data().unwrap_or_default();
+    let mut length = first.len();
+    if length <= limit && body.is_end_stream() {
+        // All of it came at once, as short ones do.
+        return Ok(first);
+    }
     let mut kept = BytesMut::new();
-    let mut length = 0_usize;
+    if length <= limit {
+        kept.reserve(expected.min(limit));
+        kept.extend_from_slice(&first);
+    }
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| cut_short())?;
         let Ok(data) = frame.into_data() else { continue };
@@ -77,6 +101,10 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
             Ok(_) => no_object(),
             Err(error) => not_json(bytes, &error),
         });
+    }
+    // Keeping track of the path costs as much as reading; it is only wanted for refusals.
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| refused(bytes, &error))?;
@@ -183,7 +211,8 @@ fn invalid_json(message: String) -> ApiError {
         .with_hint("send one JSON object, such as {\"prompt\": \"Hello\"}")
 }
 
-fn starts_object(bytes: &[u8]) -> bool {
+/// Whether a body could be one JSON object.
+pub fn starts_object(bytes: &[u8]) -> bool {
     bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
 }
 

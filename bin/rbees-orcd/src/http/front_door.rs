@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use clients::pool::OrchestratorToken;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, header};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::{ApiError, App, openai};
 use crate::config::Token;
@@ -23,6 +23,8 @@ use crate::metrics::Answered;
 const CORRELATION: &str = "x-correlation-id";
 /// Routes that never need a credential.
 const OPEN_ROUTES: &[&str] = &["/health", "/healthz", "/readyz"];
+/// Routes that submit jobs.
+const HOT_ROUTES: &[&str] = &["POST /v2/tasks", "POST /v1/chat/completions", "POST /v1/completions"];
 
 /// Who may speak to this daemon.
 #[derive(Debug)]
@@ -133,10 +135,9 @@ pub(super) async fn front_door(State(app): State<App>, mut request: Request, nex
     request.extensions_mut().insert(correlation_id.clone());
     let route = route_of(&request);
     let is_openai = request.uri().path().starts_with("/v1/");
-    let span =
-        tracing::info_span!("request", correlation_id = %correlation_id, method = %request.method(), route);
+    let span = span_of(&request, &correlation_id, &route);
     let answer = match app.guard.check(&request) {
-        Ok(()) => answered(request, next).instrument(span.clone()).await,
+        Ok(()) => answered(request, next, &correlation_id).instrument(span.clone()).await,
         Err(error) => ApiError(error).into_response(),
     };
     let answer = finish(answer, &correlation_id, is_openai);
@@ -146,12 +147,22 @@ pub(super) async fn front_door(State(app): State<App>, mut request: Request, nex
     answer
 }
 
+/// What puts the correlation id on log lines. A submission has none unless somebody asks for details:
+/// its span would cost more than its checks, and its few lines name the id themselves.
+fn span_of(request: &Request, correlation_id: &CorrelationId, route: &str) -> Span {
+    let (method, hot) = (request.method(), HOT_ROUTES.contains(&route));
+    if hot && !tracing::enabled!(tracing::Level::DEBUG) {
+        return Span::none();
+    }
+    tracing::info_span!("request", %correlation_id, %method, route)
+}
+
 /// Runs the handler; a panic becomes an answer instead of a lost connection.
-async fn answered(request: Request, next: Next) -> Response {
+async fn answered(request: Request, next: Next, correlation_id: &CorrelationId) -> Response {
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(answer) => answer,
         Err(_) => {
-            tracing::error!(code = "PANIC", "a handler panicked");
+            tracing::error!(code = "PANIC", %correlation_id, "a handler panicked");
             ApiError::new(ErrorCode::Internal, "this request met a fault of rbees itself")
                 .with_hint("please report it with the correlation id and the orchestrator's log")
                 .into_response()

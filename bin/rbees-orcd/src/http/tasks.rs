@@ -14,6 +14,7 @@ use axum::{Extension, Json};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use orchestrator_core::JobRow;
 use serde::Deserialize;
+use tracing::Instrument;
 
 pub use self::check::{check_task, checked, refuse_overflow};
 use self::view::{events_url, task_view, why_ended};
@@ -78,7 +79,7 @@ pub async fn submit_task(
     refuse_overflow(&app, &task).await?;
     let accepted = submit(&app, task).await?;
     if query.stream.unwrap_or_else(|| sse::is_wanted(&headers)) {
-        let reader = attach(&app, accepted.job_id, None).await?;
+        let reader = attach_new(&app, accepted.job_id, &correlation_id).await?;
         return Ok(with_job(sse::answer(reader.into_stream()), accepted.job_id));
     }
     let body = TaskAccepted {
@@ -220,6 +221,25 @@ pub async fn submit(app: &App, task: crate::driver::CheckedTask) -> Result<Accep
     };
     app.metrics.submitted(outcome);
     answer
+}
+
+/// A reader of a job that was just submitted.
+///
+/// # Errors
+/// As [`attach`].
+pub async fn attach_new(
+    app: &App,
+    job_id: JobId,
+    correlation_id: &CorrelationId,
+) -> Result<Reader, ApiError> {
+    match app.subscribers.log(job_id) {
+        Some(log) => Ok(app.subscribers.attach(log, None)),
+        // It has ended already, or is the first job of its idempotency key.
+        None => {
+            let span = tracing::info_span!("attach", %correlation_id);
+            attach(app, job_id, None).instrument(span).await
+        }
+    }
 }
 
 /// A reader of a job's events: from memory while it goes on, else from the database.

@@ -5,6 +5,7 @@ mod bad_input;
 mod cancel;
 mod configuration;
 mod daemon;
+mod desk;
 mod disk;
 mod erasure;
 mod eta;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use api_types::event::{RunEnd, RunMetrics, StopReason};
 use api_types::sse::encode_event;
 use api_types::worker::{
-    CancelRequest, ExecuteRequest, HeartbeatCall, ReadyCall, RunRef, TokenizeRequest, Tokenized, WorkerFacts,
-    WorkerHealth, WorkerStatus,
+    ACKNOWLEDGE_HEADER, CancelRequest, ExecuteRequest, HeartbeatCall, ReadyCall, RunRef, TokenizeRequest,
+    Tokenized, WorkerFacts, WorkerHealth, WorkerStatus,
 };
 use api_types::{Attempt, ErrorCode, ErrorDetail, InstanceId, TaskEvent};
 use axum::extract::{Path, Query, State};
@@ -253,7 +253,14 @@ fn end(tokens_out: u32, stop_reason: StopReason) -> TaskEvent {
     })
 }
 
-async fn execute(State(worker): State<Worker>, Json(request): Json<ExecuteRequest>) -> Response {
+async fn execute(
+    State(worker): State<Worker>,
+    headers: axum::http::HeaderMap,
+    Json(request): Json<ExecuteRequest>,
+) -> Response {
+    let list = headers.get(ACKNOWLEDGE_HEADER).map(|list| list.to_str().unwrap()).unwrap_or_default();
+    let gone = list.split(',').filter_map(|run| run.split_once('/')).map(|(job, _)| job.to_owned());
+    worker.shared.acknowledged.lock().unwrap().extend(gone);
     worker.shared.executed.lock().unwrap().push(request.clone());
     if let Some(error) = worker.shared.refusal.lock().unwrap().clone() {
         return refused(error);

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use api_types::event::TaskEvent;
 use api_types::sampling::FieldProblem;
 use api_types::task::ChatMessage;
-use api_types::worker::{Continuation, ExecuteRequest};
+use api_types::worker::{ACKNOWLEDGE_HEADER, Continuation, ExecuteRequest};
 use api_types::{Attempt, CorrelationId, ErrorBody, ErrorCode, ErrorDetail};
 use axum::Extension;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use engine::Token;
 
@@ -21,7 +22,7 @@ use crate::decode::Command;
 use crate::generation::{Job, failure};
 use crate::prompt::Prompts;
 use crate::replay::{self, Replay, check_vocabulary};
-use crate::runs::{Admission, Claim, Run};
+use crate::runs::{Admission, Claim, Run, Runs};
 use crate::state::WorkerState;
 
 /// Longest job id, in characters.
@@ -40,6 +41,10 @@ static DIGEST_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     post,
     path = "/execute",
     request_body = ExecuteRequest,
+    params((
+        "x-rbees-acknowledge" = Option<String>, Header,
+        description = "Ended runs whose logs are no longer needed, as JOB/ATTEMPT, parted by commas"
+    )),
     responses(
         (status = 200, description = "Server-sent events; each `data:` is one TaskEvent", body = TaskEvent, content_type = "text/event-stream"),
         (status = 409, description = "JOB_CONFLICT, STALE_ATTEMPT or STALE_INCARNATION", body = ErrorBody),
@@ -51,8 +56,10 @@ static DIGEST_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 pub async fn execute(
     State(state): State<Arc<WorkerState>>,
     correlation: Option<Extension<CorrelationId>>,
+    headers: HeaderMap,
     JsonBody(request): JsonBody<ExecuteRequest>,
 ) -> Result<Response, ApiError> {
+    acknowledge(&state.runs, &headers);
     let caller = Caller { accepted: Instant::now(), correlation_id: correlation.map(|found| found.0) };
     check(&request).map_err(ErrorDetail::from)?;
     state.model()?;
@@ -74,6 +81,19 @@ pub async fn execute(
         }
     };
     Ok(stream(run, first_event_id))
+}
+
+/// Forgets the logs of ended runs that the caller has no more use for. What is not understood, or
+/// still runs, is let be: nobody waits for an answer, and a log goes by itself in time.
+fn acknowledge(runs: &Runs, headers: &HeaderMap) {
+    let lists = headers.get_all(ACKNOWLEDGE_HEADER).iter().filter_map(|list| list.to_str().ok());
+    for (job_id, attempt) in
+        lists.flat_map(|list| list.split(',')).filter_map(|run| run.trim().rsplit_once('/'))
+    {
+        if let Ok(attempt) = attempt.parse() {
+            runs.acknowledge(job_id, Attempt(attempt));
+        }
+    }
 }
 
 /// Who asked, and when.

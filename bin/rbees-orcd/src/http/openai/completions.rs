@@ -46,7 +46,7 @@ pub async fn create_completion(
     let choices = choices(&text, Some(finish_reason(end.stop_reason)));
     let mut answer = completion(&run, &choices);
     if let Some(answer) = answer.as_object_mut() {
-        answer.insert("usage".to_owned(), usage(&end));
+        answer.insert("usage".to_owned(), json!(usage(&end)));
     }
     Ok(with_job(Json(answer).into_response(), run.job_id))
 }
@@ -95,15 +95,16 @@ impl Chunks for TextChunks {
         Bytes::new()
     }
 
-    fn text(&self, run: &Run, text: &str) -> Bytes {
-        self.chunk(run, &choices(text, None), &Value::Null)
+    fn text(&self, run: &Run, json: &str) -> Bytes {
+        let text: String = serde_json::from_str(json).unwrap_or_default();
+        self.chunk(run, &choices(&text, None), &Value::Null)
     }
 
     fn end(&self, run: &Run, end: &RunEnd) -> Bytes {
         let last = choices("", Some(finish_reason(end.stop_reason)));
         let mut all = self.chunk(run, &last, &Value::Null).to_vec();
         if self.with_usage {
-            all.extend_from_slice(&self.chunk(run, &json!([]), &usage(end)));
+            all.extend_from_slice(&self.chunk(run, &json!([]), &json!(usage(end))));
         }
         all.extend_from_slice(b"data: [DONE]\n\n");
         all.into()

@@ -9,10 +9,11 @@ use api_types::{CorrelationId, ErrorCode, ErrorDetail, JobId, TaskEvent};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::Stream;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::driver::Handle;
-use crate::http::tasks::{attach, checked, refuse_overflow, submit, with_job};
+use crate::http::tasks::{attach_new, checked, refuse_overflow, submit, with_job};
 use crate::http::{ApiError, App, openai, sse};
 use crate::subscribers::Reader;
 
@@ -35,7 +36,7 @@ pub struct Run {
 
 /// Something to tell the client.
 pub enum Told {
-    /// Text of the completion.
+    /// Text of the completion, as a JSON string.
     Text(String),
     /// It is over.
     End(RunEnd),
@@ -70,7 +71,7 @@ impl Run {
         refuse_overflow(app, &task).await?;
         let accepted = submit(app, task).await?;
         let cancel = CancelOnDrop { driver: app.driver.clone(), job_id: accepted.job_id, armed: true };
-        let reader = attach(app, accepted.job_id, None).await?;
+        let reader = attach_new(app, accepted.job_id, correlation_id).await?;
         Ok(Self {
             job_id: accepted.job_id,
             model: accepted.model,
@@ -86,6 +87,9 @@ impl Run {
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => {
+                    if let Some(json) = frame.token_json() {
+                        return Some(Told::Text(json.to_owned()));
+                    }
                     if let Some(told) = frame.task_event().ok().and_then(|event| self.tell(event)) {
                         return Some(told);
                     }
@@ -108,7 +112,7 @@ impl Run {
 
     fn tell(&mut self, event: TaskEvent) -> Option<Told> {
         match event {
-            TaskEvent::Token { t, .. } => Some(Told::Text(t)),
+            TaskEvent::Token { t, .. } => serde_json::to_string(&t).ok().map(Told::Text),
             TaskEvent::End(end) => {
                 self.cancel.armed = false;
                 Some(Told::End(end))
@@ -132,7 +136,9 @@ impl Run {
         let mut text = String::new();
         loop {
             match self.next().await {
-                Some(Told::Text(more)) => text.push_str(&more),
+                Some(Told::Text(json)) => {
+                    text.push_str(&serde_json::from_str::<String>(&json).unwrap_or_default())
+                }
                 Some(Told::End(end)) => return Ok((self, text, end)),
                 Some(Told::Failed(error)) => return Err(error.into()),
                 Some(Told::Silence) => {}
@@ -173,8 +179,8 @@ impl Run {
 pub trait Chunks: Send + 'static {
     /// What comes before any text; may be empty.
     fn opening(&self, run: &Run) -> Bytes;
-    /// Some text.
-    fn text(&self, run: &Run, text: &str) -> Bytes;
+    /// Some text, as a JSON string.
+    fn text(&self, run: &Run, json: &str) -> Bytes;
     /// The end, with the counts where they were asked for.
     fn end(&self, run: &Run, end: &RunEnd) -> Bytes;
 }
@@ -209,8 +215,8 @@ impl<C: Chunks> State<C> {
             };
             match told {
                 // A token inside a character has no text of its own.
-                Told::Text(text) if text.is_empty() => {}
-                Told::Text(text) => return Some(self.chunks.text(&self.run, &text)),
+                Told::Text(json) if json == "\"\"" => {}
+                Told::Text(json) => return Some(self.chunks.text(&self.run, &json)),
                 Told::Silence => return Some(Bytes::from_static(api_types::sse::KEEP_ALIVE)),
                 Told::End(end) => {
                     self.over = true;
@@ -239,13 +245,21 @@ pub const fn finish_reason(reason: StopReason) -> &'static str {
     }
 }
 
+/// The counts as they stand on the wire.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Usage {
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    total_tokens: u64,
+}
+
 /// The counts.
-pub fn usage(end: &RunEnd) -> Value {
-    json!({
-        "prompt_tokens": end.tokens_in,
-        "completion_tokens": end.tokens_out,
-        "total_tokens": u64::from(end.tokens_in) + u64::from(end.tokens_out),
-    })
+pub fn usage(end: &RunEnd) -> Usage {
+    Usage {
+        prompt_tokens: end.tokens_in,
+        completion_tokens: end.tokens_out,
+        total_tokens: u64::from(end.tokens_in) + u64::from(end.tokens_out),
+    }
 }
 
 fn stopping() -> ErrorDetail {

@@ -106,6 +106,9 @@ async fn counting_worker(
     task: &CheckedTask,
 ) -> Result<Option<(String, Option<String>)>, ErrorDetail> {
     let (model, bytes) = (task.model.clone(), task.prompt_bytes);
+    if bytes < app.driver.smallest_context() {
+        return Ok(None);
+    }
     app.driver
         .read(move |brain, now| {
             let model = brain.resolve_model(model.as_deref()).ok()?;
