@@ -45,6 +45,8 @@ pub(super) struct Brain {
     journal: Journal,
     /// Whether old jobs are to be deleted with the next commit.
     prune: bool,
+    /// Who waits for the journal to be on disk.
+    flushes: Vec<oneshot::Sender<()>>,
     stop: bool,
     /// When the driver's thread looks by itself; `None` while it is awake or about to be.
     asleep_until: Option<Time>,
@@ -74,6 +76,7 @@ impl Brain {
             round: Round::default(),
             journal: Journal::default(),
             prune: false,
+            flushes: Vec::new(),
             stop: false,
             asleep_until: None,
             held_until: None,
@@ -109,6 +112,10 @@ impl Brain {
             Message::Checkpoint => {
                 let changes = carry::checkpoints(&self.actions.subscribers);
                 changes.into_iter().for_each(|change| self.round.write(change));
+                Ok(())
+            }
+            Message::FlushJournal(reply) => {
+                self.flushes.push(reply);
                 Ok(())
             }
             Message::Prune => {
@@ -251,7 +258,8 @@ impl Brain {
         if let Some(until) = self.held_until {
             return until <= now;
         }
-        !self.round.is_empty() || self.prune || self.journal.is_overdue(now)
+        let asked = self.prune || !self.flushes.is_empty();
+        !self.round.is_empty() || asked || self.journal.is_overdue(now)
     }
 
     /// Whether it was told to end.
@@ -278,7 +286,7 @@ impl Brain {
     pub fn commit(&mut self) -> Result<(), StoreError> {
         let (mut changes, acts) = std::mem::take(&mut self.round).into_parts();
         let now = self.clock.now();
-        changes.extend(self.journal.changes(&self.orchestrator, !changes.is_empty(), now));
+        changes.extend(self.journal.changes(&self.orchestrator, !changes.is_empty() || !self.flushes.is_empty(), now));
         let Some(acts) = self.write_or_hold(changes, acts, now)? else { return Ok(()) };
         for act in acts {
             match act {
@@ -287,6 +295,9 @@ impl Brain {
             }
         }
         self.waiting.clear();
+        for flushed in self.flushes.drain(..) {
+            let _ = flushed.send(());
+        }
         if std::mem::take(&mut self.prune) {
             self.prune(now)?;
         }

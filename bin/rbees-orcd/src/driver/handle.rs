@@ -98,6 +98,8 @@ pub(super) enum Message {
     Checkpoint,
     /// Old jobs may be deleted.
     Prune,
+    /// What the brain was told is to be on disk; then the sender hears.
+    FlushJournal(oneshot::Sender<()>),
     /// End, after what came before.
     Stop,
 }
@@ -403,6 +405,16 @@ impl Handle {
     /// Old jobs may be deleted.
     pub fn prune(&self) {
         let _ = self.send(Message::Prune);
+    }
+
+    /// Brings the journal up to date on disk.
+    ///
+    /// # Errors
+    /// When the driver has stopped.
+    pub async fn flush_journal(&self) -> Result<(), ErrorDetail> {
+        let (reply, flushed) = oneshot::channel();
+        let _ = self.send(Message::FlushJournal(reply));
+        flushed.await.map_err(|_| stopped())
     }
 
     /// Ends the driver, after what was said before.

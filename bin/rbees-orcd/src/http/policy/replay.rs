@@ -1,0 +1,129 @@
+//! Recorded traffic, decided again: by the policies that were in force, and by another.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api_types::policy::PutPolicy;
+use api_types::replay::{ReplayReport, ReplayRequest, WhatIfReport};
+use api_types::{ErrorBody, ErrorCode, ErrorDetail, JobId};
+use axum::Json;
+use axum::extract::State;
+use orchestrator_core::journal::Unreadable;
+use orchestrator_core::policy::PolicyChange;
+use orchestrator_core::replay::{Compared, Replayed, report, verify, what_if};
+use orchestrator_core::{Orchestrator, Time};
+use policy_script::Language;
+
+use super::{blocking, compiled};
+use crate::http::body::Body;
+use crate::http::{ApiError, App};
+use crate::store::journal::Chapter;
+
+/// Decides recorded traffic again. Nothing that runs is touched; one replay at a time.
+#[utoipa::path(post, path = "/v2/policy/replay", tag = "policy", request_body = ReplayRequest,
+    responses((status = 200, body = ReplayReport), (status = 404, body = ErrorBody),
+              (status = 422, body = ErrorBody), (status = 429, body = ErrorBody)))]
+pub async fn replay_policy(
+    State(app): State<App>,
+    Body(request): Body<ReplayRequest>,
+) -> Result<Json<ReplayReport>, ApiError> {
+    let _turn = app.replays.try_acquire().map_err(|_| busy())?;
+    let name = request.name.clone().unwrap_or_else(|| "unnamed".to_owned());
+    let other = match request.source {
+        Some(source) => Some(compiled(PutPolicy { name, source: Some(source) }).await?),
+        None => None,
+    };
+    app.driver.flush_journal().await?;
+    let now = app.driver.read(|_, now| now).await?;
+    let since = Time(request.since_ms.map_or(0, |ms| now.0.saturating_sub(ms)));
+    let chapters = app.history.journal(since).await?;
+    let Some(from) = chapters.first().map(|chapter| chapter.at) else { return Err(no_journal().into()) };
+    let replayed = blocking(move || {
+        let live = verify_all(&chapters)?;
+        let what_if = match other {
+            Some(text) => Some(compare(&chapters, &text.name.clone(), PolicyChange::Live(text), since)?),
+            None => None,
+        };
+        Ok::<_, Unreadable>((live, what_if))
+    });
+    let (live, what_if) = replayed.await?.map_err(unreadable)?;
+    Ok(Json(ReplayReport {
+        from: from.rfc3339(),
+        inputs: live.inputs,
+        placements: live.placements,
+        identical: live.is_identical(),
+        differs_at: live.differs_at.map(Time::rfc3339),
+        what_if,
+    }))
+}
+
+fn restore(chapter: &Chapter) -> Result<Orchestrator, Unreadable> {
+    let mut brain = Orchestrator::restore(&chapter.snapshot)?;
+    brain.use_scripts(Arc::new(Language::default()));
+    Ok(brain)
+}
+
+/// Every chapter, up to the first difference.
+fn verify_all(chapters: &[Chapter]) -> Result<Replayed, Unreadable> {
+    let mut all = Replayed::default();
+    for chapter in chapters {
+        let found = verify(restore(chapter)?, &chapter.segments)?;
+        all.inputs += found.inputs;
+        all.placements += found.placements;
+        all.differs_at = found.differs_at;
+        if !all.is_identical() {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+/// Every chapter under another policy. A job that lived in two chapters counts where it began.
+fn compare(
+    chapters: &[Chapter],
+    name: &str,
+    change: PolicyChange,
+    since: Time,
+) -> Result<WhatIfReport, Unreadable> {
+    let mut jobs: BTreeMap<JobId, Compared> = BTreeMap::new();
+    let mut policy_failures = 0;
+    for chapter in chapters {
+        let found = what_if(|| restore(chapter), &chapter.segments, change.clone())?;
+        policy_failures += found.policy_failures;
+        for job in found.jobs {
+            jobs.entry(job.job_id).or_insert(job);
+        }
+    }
+    let jobs: Vec<Compared> = jobs.into_values().filter(|job| counts(job, since)).collect();
+    Ok(WhatIfReport {
+        policy: name.to_owned(),
+        moved: report::moved(&jobs),
+        policy_failures,
+        groups: report::groups(&jobs),
+        jobs: report::worst(&jobs),
+    })
+}
+
+/// Whether a job came in the time asked for and its record is whole: who still waited when the record
+/// ended has no wait to compare.
+fn counts(job: &Compared, since: Time) -> bool {
+    let came = job.before.as_ref().or(job.after.as_ref()).is_some_and(|life| life.submitted_at >= since);
+    came && job.before.as_ref().is_none_or(|life| life.ended.is_some() || life.dispatched_at.is_some())
+}
+
+fn busy() -> ApiError {
+    ErrorDetail::new(ErrorCode::TooManyRequests, "another replay is at work; one at a time is")
+        .with_retry_after_ms(2_000)
+        .into()
+}
+
+fn no_journal() -> ErrorDetail {
+    ErrorDetail::new(ErrorCode::NotFound, "the journal is empty: nothing was decided yet")
+        .with_hint("submit a few jobs first")
+}
+
+fn unreadable(error: Unreadable) -> ApiError {
+    ErrorDetail::new(ErrorCode::Internal, error.to_string())
+        .with_hint("a journal of another version cannot be replayed; `since_ms` leaves older chapters out")
+        .into()
+}
