@@ -23,6 +23,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::{delete, get, post, put};
 use clients::WorkerHttp;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::ApiError;
@@ -72,6 +73,8 @@ pub struct Parts {
     pub limits: Limits,
     /// Who may speak to us at all.
     pub guard: Guard,
+    /// One replay of the journal at a time.
+    pub replays: Semaphore,
     /// Set when the daemon stops.
     pub closing: CancellationToken,
 }
@@ -92,6 +95,7 @@ pub fn router(app: App) -> Router {
         .route("/v2/workers/{id}/heartbeat", post(workers::worker_heartbeat))
         .route("/v2/workers/{id}/failed", post(workers::worker_failed))
         .route("/v2/policy", get(policy::get_policy).put(policy::put_policy))
+        .route("/v2/policy/replay", post(policy::replay::replay_policy))
         .route("/v2/policy/check", post(policy::check_policy))
         .route("/v2/policy/shadow", put(policy::put_shadow))
         .route("/v2/policy/promote", post(policy::promote_policy))

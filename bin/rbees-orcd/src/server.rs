@@ -11,7 +11,7 @@ use orchestrator_core::Event;
 use orchestrator_core::policy::PolicyChange;
 use policy_script::Language;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -197,6 +197,7 @@ impl Server {
             metrics: metrics.clone(),
             limits: config.limits,
             guard: Guard::new(address, &config.allowed_hosts, config.token.clone()),
+            replays: Semaphore::new(1),
             closing: closing.clone(),
         });
         start_checkpoints(&handle, actions.subscribers.clone(), &closing);

@@ -169,7 +169,13 @@ impl Orchestrator {
         let range = calibration.range(row.priority, &forecast).0;
         let spent = match row.status {
             TaskStatus::Queued => 0,
-            _ => row.attempt.as_ref().map_or(0, |attempt| now.since(attempt.dispatched_at)),
+            TaskStatus::Dispatched
+            | TaskStatus::Running
+            | TaskStatus::Completed
+            | TaskStatus::Failed
+            | TaskStatus::Cancelled => {
+                row.attempt.as_ref().map_or(0, |attempt| now.since(attempt.dispatched_at))
+            }
         };
         Some(Eta { p50: range.p50.saturating_sub(spent), p90: range.p90.saturating_sub(spent) })
     }

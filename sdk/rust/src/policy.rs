@@ -1,6 +1,7 @@
 //! The orchestrator's policies: shown, tried, changed.
 
 use api_types::policy::{PolicyCheck, PolicyReport, PutPolicy, PutShadow};
+use api_types::replay::{ReplayReport, ReplayRequest};
 use reqwest::Method;
 
 use crate::client::Client;
@@ -31,6 +32,16 @@ impl Client {
     pub async fn check_policy(&self, policy: &PutPolicy) -> Result<PolicyCheck, Error> {
         let carrier = self.carrier()?;
         carrier.json(|| carrier.request(Method::POST, "/v2/policy/check").json(policy)).await
+    }
+
+    /// Decides recorded traffic again: by the policies that were in force, and by another if the
+    /// request has one.
+    ///
+    /// # Errors
+    /// As [`Self::check_policy`]; 429 while another replay is at work.
+    pub async fn replay_policy(&self, request: &ReplayRequest) -> Result<ReplayReport, Error> {
+        let carrier = self.carrier()?;
+        carrier.json(|| carrier.request(Method::POST, "/v2/policy/replay").json(request)).await
     }
 
     /// Lets a policy decide beside the live one, without effect; `None` ends that.

@@ -286,7 +286,11 @@ impl Brain {
     pub fn commit(&mut self) -> Result<(), StoreError> {
         let (mut changes, acts) = std::mem::take(&mut self.round).into_parts();
         let now = self.clock.now();
-        changes.extend(self.journal.changes(&self.orchestrator, !changes.is_empty() || !self.flushes.is_empty(), now));
+        changes.extend(self.journal.changes(
+            &self.orchestrator,
+            !changes.is_empty() || !self.flushes.is_empty(),
+            now,
+        ));
         let Some(acts) = self.write_or_hold(changes, acts, now)? else { return Ok(()) };
         for act in acts {
             match act {

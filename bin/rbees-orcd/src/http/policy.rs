@@ -1,5 +1,7 @@
 //! The policies in force: shown, tried, changed. A script that does not compile changes nothing.
 
+pub mod replay;
+
 use std::collections::BTreeMap;
 
 use api_types::policy::{

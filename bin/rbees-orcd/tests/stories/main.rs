@@ -17,6 +17,7 @@ mod openai;
 mod openapi;
 mod operator;
 mod policy;
+mod replay;
 mod restart;
 mod resume;
 mod sessions;

@@ -81,7 +81,9 @@ fn read_entry(bytes: &[u8]) -> Result<(Entry, &[u8]), Unreadable> {
         Hot::Timeout => Input::Timeout,
         Hot::Cut(cut) => Input::Cut(cut),
         Hot::Rare(event) => Input::Event(from_cbor(event)?),
-        hot => Input::Event(hot.into_event()?),
+        hot @ (Hot::Submit(_) | Hot::FirstToken(_) | Hot::StreamEnded(..) | Hot::Readers(..)) => {
+            Input::Event(hot.into_event()?)
+        }
     };
     Ok((Entry { at: Time(line.at), input }, rest))
 }

@@ -17,6 +17,7 @@ use crate::replay::handle;
 use crate::replay::recorded::{Life, Lives, Service};
 use crate::step::{Action, Step};
 use crate::time::Time;
+use crate::worker::Worker;
 
 /// A worker stops a run this many milliseconds after it was told to.
 const STOP_MS: u64 = 5;
@@ -143,24 +144,45 @@ impl<'a> World<'a> {
     /// An event from outside, with what a worker would say now in place of what it said; `None` for
     /// what followed from a placement that may not be made.
     fn as_it_would_be(&self, event: Event) -> Option<Event> {
-        match event {
-            Event::FirstToken(ref run)
-            | Event::StreamEnded { ref run, .. }
-            | Event::StreamFailed { ref run, .. }
-            | Event::StreamBroken { ref run, .. } => {
-                self.from_before.contains(&(run.job_id, run.attempt)).then_some(event)
-            }
-            Event::WorkerReady { request, facts, status, secret, .. } => {
-                let runs = self.runs_of(&facts.worker_id);
-                Some(Event::WorkerReady { request, facts, status, runs, secret })
-            }
-            Event::WorkerHeartbeat { ref worker_id, .. } => {
-                let listed = self.runs_of(worker_id);
-                Some(with_runs(event, listed))
-            }
-            Event::SetPolicy { .. } => None,
-            other => Some(other),
+        if let Some(run) = run_of(&event) {
+            return self.from_before.contains(&(run.job_id, run.attempt)).then_some(event);
         }
+        if matches!(event, Event::SetPolicy { .. }) {
+            return None;
+        }
+        Some(self.with_runs(event))
+    }
+
+    /// What a worker says of itself, with the runs that it has here.
+    fn with_runs(&self, mut event: Event) -> Event {
+        if let Event::WorkerReady { facts, runs, .. } = &mut event {
+            *runs = self.runs_of(&facts.worker_id);
+        }
+        if let Event::WorkerHeartbeat { worker_id, runs, prefixes, .. } = &mut event {
+            *runs = self.runs_of(worker_id);
+            // What workers kept followed from the placements on record; here it follows from these.
+            *prefixes = None;
+        }
+        event
+    }
+
+    /// A heartbeat of every worker that is not gone.
+    fn signs_of_life(&self) -> Vec<Event> {
+        let living = self.brain.registry.all().filter(|worker| worker.gone.is_none());
+        let beat = |worker: &Worker| {
+            let facts = &worker.row.facts;
+            Some(Event::WorkerHeartbeat {
+                request: RequestId(0),
+                worker_id: facts.worker_id.clone(),
+                incarnation: worker.row.incarnation,
+                instance: facts.instance,
+                status: worker.status?,
+                runs: self.runs_of(&facts.worker_id),
+                free_memory_bytes: worker.free_memory_bytes,
+                prefixes: None,
+            })
+        };
+        living.filter_map(beat).collect()
     }
 
     fn runs_of(&self, worker_id: &WorkerId) -> Vec<Run> {
@@ -246,44 +268,33 @@ impl<'a> World<'a> {
         self.agenda.insert((at, self.sequence), due);
     }
 
-    /// Lets what is left end.
+    /// Lets what is left end; the workers that live at the end of the record live on.
     fn finish(mut self) -> (Lives, u64) {
-        let until = self.brain.seen + TAIL_MS;
-        while let Some(((at, _), _)) = self.agenda.first_key_value() {
-            let at = *at;
-            if at > until {
-                break;
+        let mut now = self.brain.seen;
+        let until = now + TAIL_MS;
+        while !self.brain.jobs.is_empty() && now < until {
+            for beat in self.signs_of_life() {
+                self.tell(beat, now);
             }
-            self.advance(at);
+            now = now + api_types::worker::HEARTBEAT_MS;
+            self.advance(now);
         }
         let failures = self.brain.policies().live.failures.values().sum();
         (self.lives, failures)
     }
 }
 
-fn with_runs(event: Event, listed: Vec<Run>) -> Event {
-    match event {
-        Event::WorkerHeartbeat {
-            request,
-            worker_id,
-            incarnation,
-            instance,
-            status,
-            free_memory_bytes,
-            ..
-        } => Event::WorkerHeartbeat {
-            request,
-            worker_id,
-            incarnation,
-            instance,
-            status,
-            runs: listed,
-            free_memory_bytes,
-            // What workers kept followed from the placements on record; here it follows from these.
-            prefixes: None,
-        },
-        other => other,
+/// The run that a report is about: what it says followed from a placement.
+const fn run_of(event: &Event) -> Option<&RunKey> {
+    if let Event::FirstToken(run)
+    | Event::StreamEnded { run, .. }
+    | Event::StreamFailed { run, .. }
+    | Event::StreamBroken { run, .. }
+    | Event::Salvaged { run, .. } = event
+    {
+        return Some(run);
     }
+    None
 }
 
 /// The run whose length is the median.

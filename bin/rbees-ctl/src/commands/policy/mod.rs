@@ -1,5 +1,6 @@
 //! `rbees policy …`: what decides, and trying something else.
 
+mod replay;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use crate::detail;
 /// Shows, tries and changes the policy that places jobs
 #[derive(Debug, Args)]
 #[command(
-    after_help = "From a script to the live policy:\n  rbees policy check FILE     does it compile, what would it say\n  rbees policy shadow FILE    let it decide beside the live one\n  rbees policy shadow report  where they differ\n  rbees policy promote        make it the live one\n  rbees policy rollback       go back"
+    after_help = "From a script to the live policy:\n  rbees policy check FILE     does it compile, what would it say\n  rbees policy replay FILE    what it would have done with recorded jobs\n  rbees policy shadow FILE    let it decide beside the live one\n  rbees policy shadow report  where they differ\n  rbees policy promote        make it the live one\n  rbees policy rollback       go back"
 )]
 pub struct PolicyArgs {
     #[command(subcommand)]
@@ -35,6 +36,9 @@ enum PolicyCommand {
     Set(SetArgs),
     /// Lets a script decide beside the live policy, without effect
     Shadow(ShadowArgs),
+    /// Gives recorded jobs to a script and compares their waits; without one, shows that what was
+    /// decided can be had again
+    Replay(replay::ReplayArgs),
     /// Makes the shadow the live policy
     Promote,
     /// Goes back to the policy before the live one
@@ -83,6 +87,7 @@ pub async fn run(context: &Context, args: PolicyArgs) -> Outcome {
             show(context, context.client()?.set_policy(&policy).await)
         }
         PolicyCommand::Shadow(args) => shadow(context, &args).await,
+        PolicyCommand::Replay(args) => replay::run(context, &args).await,
         PolicyCommand::Promote => show(context, context.client()?.promote_policy().await),
         PolicyCommand::Rollback => show(context, context.client()?.rollback_policy().await),
     }
