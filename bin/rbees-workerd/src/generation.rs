@@ -170,7 +170,7 @@ impl Generation {
         now: Instant,
     ) -> Option<Finish> {
         self.next = None;
-        if let Some(token) = self.job.replay.next() {
+        if let Some(token) = self.job.replay.next_token() {
             self.sampler.accept(token);
             let finish = self.take(token, tokenizer);
             self.show_now_and_then(now);

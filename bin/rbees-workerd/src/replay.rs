@@ -32,7 +32,7 @@ impl Replay {
     }
 
     /// The next token to take.
-    pub fn next(&mut self) -> Option<Token> {
+    pub fn next_token(&mut self) -> Option<Token> {
         self.left.next()
     }
 

@@ -89,7 +89,7 @@ impl std::str::FromStr for PrefixChain {
             kind: "prefix",
             expected: "16 hex digits for each of at most 128 blocks",
         };
-        if text.len() % 16 != 0 || text.len() / 16 > MAX_BLOCKS {
+        if !text.len().is_multiple_of(16) || text.len() / 16 > MAX_BLOCKS {
             return Err(invalid());
         }
         let blocks: Option<Box<[BlockHash]>> = text.as_bytes().chunks(16).map(BlockHash::parse).collect();

@@ -10,6 +10,7 @@ mod lanes;
 mod line;
 mod shares;
 #[cfg(test)]
+#[expect(clippy::unwrap_in_result, reason = "a model that contradicts itself is a failed test")]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -130,6 +130,7 @@ fn without_deadlines_nine_in_ten_jobs_end_inside_their_p90() {
 /// Sized by `RBEES_OVERLOAD_SECONDS` and `RBEES_OVERLOAD_SEEDS`.
 #[test]
 #[ignore = "long: cargo xtask test long"]
+#[expect(clippy::disallowed_methods, reason = "the size of a campaign is no business of the brain's")]
 fn long_overload() {
     let size = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect(name));
     let seconds = size("RBEES_OVERLOAD_SECONDS", LONG_SECONDS);

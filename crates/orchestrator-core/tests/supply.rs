@@ -443,7 +443,7 @@ fn who_waits_for_a_worker_that_was_asked_for_hears_how_long_the_last_one_took() 
     world.now = world.now + 1_000;
     finish(&mut world, 1);
     let unloaded = world.pass(2_500);
-    assert_eq!(killed(&unloaded), [first.clone()]);
+    assert_eq!(killed(&unloaded), std::slice::from_ref(&first));
     pools.stopped(&mut world, &first);
     pools.first_worker(&mut world, 2, "big");
     world.now = world.now + 1_000;

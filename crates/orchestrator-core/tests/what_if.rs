@@ -1,5 +1,12 @@
 //! Recorded jobs under another policy.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test fails by panicking"
+)]
+
 mod world;
 
 use std::collections::BTreeMap;

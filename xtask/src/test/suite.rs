@@ -83,6 +83,11 @@ fn simulation(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
         });
         chaos::keep(workspace, "simulation", result)
     });
+    if suite == Suite::Long {
+        let mut cargo = workspace.cargo();
+        cargo.args(["test", "--release", "--locked", "--package", "orchestrator-core", "--test", "overload"]);
+        runner.stage("overload", || process::run(cargo.args(["--", "--ignored", "--nocapture"])));
+    }
     runner.stage("simulation finds planted bugs", || sim(&["--find-bugs"]));
 }
 

@@ -20,7 +20,7 @@ pub const LARGEST_IN_ROW: usize = 16 * 1024;
 /// Name of the folder in the state root.
 pub const FOLDER: &str = "prompts";
 /// Zeros written at once over what is erased.
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// The folder of large requests. Cheap to clone.
 #[derive(Debug, Clone)]

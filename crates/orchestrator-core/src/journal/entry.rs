@@ -18,6 +18,7 @@ pub struct Entry {
 
 /// The ways to speak to the brain.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly every input is an event")]
 pub enum Input {
     /// `handle_event`.
     Event(Event),

@@ -98,10 +98,9 @@ impl PolicySlot {
 
     /// Makes policies of its texts with this language, after it was read from a journal.
     pub fn use_scripts(&mut self, scripts: Arc<dyn Scripts>) {
-        for loaded in [Some(&mut self.live), self.last_good.as_mut(), self.shadow.as_mut()] {
-            if let Some(loaded) = loaded {
-                loaded.load(&*scripts);
-            }
+        let all = [Some(&mut self.live), self.last_good.as_mut(), self.shadow.as_mut()];
+        for loaded in all.into_iter().flatten() {
+            loaded.load(&*scripts);
         }
         self.scripts = scripts;
     }

@@ -141,7 +141,7 @@ fn facts(n: u8, model: u8, pool: u8, backend: u8, chat: bool, slots: u8) -> Work
     let backend = BACKENDS[usize::from(backend)];
     let mut capabilities = vec!["completion".to_owned()];
     capabilities.extend(chat.then(|| "chat".to_owned()));
-    capabilities.extend((n % 2 == 0).then(|| PREFIX_CACHE.to_owned()));
+    capabilities.extend(n.is_multiple_of(2).then(|| PREFIX_CACHE.to_owned()));
     WorkerFacts {
         worker_id: id(n),
         instance: InstanceId(Uuid::from_u128(u128::from(n))),
