@@ -54,6 +54,8 @@ pub struct Limits {
     pub header_time: Duration,
     /// Until the body of a request is there.
     pub body_time: Duration,
+    /// Until a client is cut that takes nothing of what is sent to it, or is no longer there.
+    pub silent_time: Duration,
 }
 
 /// A secret that never prints itself.

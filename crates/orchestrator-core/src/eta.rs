@@ -317,7 +317,9 @@ fn learn<'a>(
     let (Some(end), Some(attempt), Some(ended_at)) = (&row.end, &row.attempt, row.ended_at) else { return };
     unsaved.note();
     let attempt_ms = ended_at.since(attempt.dispatched_at);
-    if let Some((facts, load_now)) = worker(&attempt.worker_id) {
+    // The tokens of a run that was carried on are those of several workers, its times of the last.
+    let alone = row.carried.is_none();
+    if let Some((facts, load_now)) = worker(&attempt.worker_id).filter(|_| alone) {
         let load = run.map_or(load_now, |run| (run.load + load_now).div_ceil(2));
         match ledger.engine(&attempt.worker_id) {
             Some(engine) => learnt.rates.note_run(engine, size(row), end, attempt_ms, load),

@@ -9,11 +9,12 @@
 
 mod world;
 
+use api_types::event::{Eta, RunEnd};
 use api_types::task::{RetryMode, TaskStatus};
 use api_types::worker::{EXACT_REPLAY, Seam, WorkerStatus};
-use api_types::{ErrorCode, ErrorDetail};
-use orchestrator_core::{Action, BrokenCause, Event, GoOn, Kept, OpenStream, RunKey, Step, Submission};
-use world::{World, acts, facts, job, run, submission, worker};
+use api_types::{Attempt, ErrorCode, ErrorDetail, StopReason};
+use orchestrator_core::{Action, BrokenCause, Event, GoOn, Kept, OpenStream, Run, RunKey, Step, Submission};
+use world::{World, acts, end, facts, job, run, submission, worker};
 
 const WORKERS: [&str; 3] = ["w1", "w22", "w333"];
 
@@ -169,4 +170,31 @@ fn a_restart_knows_what_is_carried() {
     assert!(before.carried.is_some());
     world.restart();
     assert_eq!(world.brain.job(job(1)).expect("it waits").row, before);
+}
+
+/// The estimate of a job that comes after a carried one which ended with these figures.
+fn estimated_after(carried: RunEnd) -> Option<Eta> {
+    let mut world = running();
+    for n in 100..140 {
+        let opened = open(&world.submit(n)).run;
+        world.now = world.now + 1_000;
+        let figures = RunEnd { prefill_time_ms: 20, decode_time_ms: 980, ..end(10, StopReason::Eos) };
+        world.event(Event::StreamEnded { run: opened, end: figures });
+        WORKERS.iter().skip(1).for_each(|name| drop(world.beat(name, vec![])));
+        world.beat("w1", vec![Run { job_id: job(1), attempt: Attempt(1), ended: false }]);
+    }
+    lose(&mut world, &run(1, 1, "w1", 1), kept(7, 0, 0));
+    let next = open(&world.pass(2_000)).run;
+    world.event(Event::FirstToken(next.clone()));
+    world.event(Event::StreamEnded { run: next, end: carried });
+    world.submit(900);
+    let eta = world.brain.eta(job(900), world.now);
+    assert!(eta.is_some(), "the runs before are known");
+    eta
+}
+
+#[test]
+fn rates_are_not_learnt_from_a_run_that_two_workers_made() {
+    let at = |decode_time_ms| RunEnd { decode_time_ms, ..end(4_000, StopReason::Eos) };
+    assert_eq!(estimated_after(at(1)), estimated_after(at(600_000)));
 }

@@ -37,6 +37,7 @@ pub(super) fn assemble(layers: &Layers, problems: &mut Vec<Problem>) -> Option<C
             connections: usize::try_from(number(layers, "max_connections")).unwrap_or(usize::MAX),
             header_time: milliseconds(layers, "header_timeout_ms"),
             body_time: milliseconds(layers, "body_timeout_ms"),
+            silent_time: milliseconds(layers, "silent_client_ms"),
         },
         settings: Settings {
             queue_capacity: layers.get("queue_capacity").text.parse().ok(),

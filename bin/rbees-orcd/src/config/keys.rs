@@ -75,6 +75,12 @@ pub const KEYS: &[Key] = &[
     key("max_connections", Kind::Number(1, 1_000_000), "4096", "connections at once"),
     key("header_timeout_ms", Kind::Number(1, 600_000), "10000", "until a request's headers are there"),
     key("body_timeout_ms", Kind::Number(1, 600_000), "30000", "until a request's body is there"),
+    key(
+        "silent_client_ms",
+        Kind::Number(1_000, 600_000),
+        "30000",
+        "until a client is cut that takes nothing, or is gone without a word; it may come back and resume",
+    ),
     key("queue_capacity", Kind::Number(-1, 10_000_000), "1000", "jobs that may wait; -1 is without bound"),
     key("full_policy", Kind::OneOf(&["reject", "drop-oldest-batch"]), "reject", "what a full queue does"),
     key(

@@ -8,6 +8,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,9 @@ use crate::metrics::Metrics;
 
 /// Pause after a failed accept, for example when the process has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Between two questions of the kernel whether a client that is silent is still there.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 
 /// Serves until `closing`, then lets open connections finish for up to `grace`.
 pub async fn serve(
@@ -65,6 +69,18 @@ async fn accept(
     }
 }
 
+/// Tokens are small and each is worth a packet. A client whose cable was cut, or that never reads,
+/// would otherwise hold its place until the kernel gives up, a quarter of an hour later: streams are
+/// written to at least every 10 s, so what is not taken shows.
+fn prepare(stream: &TcpStream, silent_time: Duration) {
+    let _ = stream.set_nodelay(true);
+    let socket = SockRef::from(stream);
+    let _ =
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(silent_time).with_interval(KEEPALIVE_EVERY));
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_user_timeout(Some(silent_time));
+}
+
 async fn serve_connection(
     stream: TcpStream,
     router: Router,
@@ -72,8 +88,7 @@ async fn serve_connection(
     metrics: Metrics,
     closing: CancellationToken,
 ) {
-    // Tokens are small and each is worth a packet.
-    let _ = stream.set_nodelay(true);
+    prepare(&stream, limits.silent_time);
     metrics.connections.inc();
     // hyper takes at most 100 header lines by itself; said aloud, each request would allocate for them.
     let connection = http1::Builder::new()

@@ -22,5 +22,6 @@ mod restart;
 mod resume;
 mod sessions;
 mod shutdown;
+mod slow_reader;
 mod submit;
 mod worker;

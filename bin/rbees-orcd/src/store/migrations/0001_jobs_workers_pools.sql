@@ -56,7 +56,7 @@ CREATE TABLE decisions (
 -- What the brain was told, in the order it was told: a snapshot (hash is NULL), then what followed
 -- it, then the next snapshot. hash and placements stand for the decisions since the snapshot.
 CREATE TABLE journal (
-    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    seq        INTEGER PRIMARY KEY,
     at         INTEGER NOT NULL,
     hash       INTEGER,
     placements INTEGER NOT NULL,
