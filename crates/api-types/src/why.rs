@@ -143,10 +143,16 @@ pub struct ScoreTerms {
 }
 
 impl ScoreTerms {
-    /// The score, always summed in the same order.
+    /// The score in whole millionths, always summed in the same order.
     pub fn total(&self) -> f64 {
-        self.policy + (self.affinity + (self.load + self.memory)) + (self.prefer + self.failed)
+        millionths(self.policy + (self.affinity + (self.load + self.memory)) + (self.prefer + self.failed))
     }
+}
+
+/// Points rounded to whole millionths. That leaves at most eleven digits, and with up to fifteen every
+/// reader of JSON gets the very number back that was written.
+pub fn millionths(points: f64) -> f64 {
+    (points * 1e6).round() / 1e6
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
@@ -217,5 +223,19 @@ mod tests {
         assert_eq!(text, r#"{"load":374.0,"memory":0.941176}"#);
         let read: ScoreTerms = serde_json::from_str(&text).expect("well formed");
         assert_eq!(read.total().to_bits(), terms.total().to_bits());
+    }
+
+    #[test]
+    fn a_score_survives_being_written_down_though_its_sum_is_not_exact() {
+        let terms = ScoreTerms {
+            affinity: 51.0,
+            load: 499.0,
+            memory: 0.666_666,
+            prefer: 10_000.0,
+            ..ScoreTerms::default()
+        };
+        let text = serde_json::to_string(&terms.total()).expect("a number");
+        assert_eq!(text, "10550.666666");
+        assert_eq!(serde_json::from_str::<f64>(&text).expect("a number").to_bits(), terms.total().to_bits());
     }
 }

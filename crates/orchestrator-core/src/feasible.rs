@@ -72,24 +72,34 @@ fn unmet(placement: &Placement, worker: &Worker) -> Vec<RuledOut> {
         .collect()
 }
 
-/// What about its state keeps a worker from any job.
+/// What about its state keeps a worker from any job. What spoke against one that is gone before it went
+/// would still do so if it had not gone, except for its silence, which is a part of its going.
 fn bad_state(worker: &Worker, settings: &Settings, now: Time) -> Vec<RuledOut> {
-    if let Some(gone) = worker.gone {
+    let gone = worker.gone.map(|gone| {
         let failed = gone.state == WorkerState::Failed;
-        return vec![if failed { RuledOut::Failed } else { RuledOut::Lost }];
-    }
-    let (silent_ms, limit_ms) = (now.since(worker.last_heard), settings.lease.suspect_ms);
+        if failed { RuledOut::Failed } else { RuledOut::Lost }
+    });
     let quarantined = worker.quarantined_until.filter(|until| *until > now).map(|until| {
         RuledOut::Quarantined { protocol_errors: worker.protocol_errors, left_ms: until.since(now) }
     });
-    let status = match worker.status {
+    let said = bad_status(worker).filter(|said| gone.as_ref() != Some(said));
+    let silent = silence(worker, settings, now).filter(|_| gone.is_none());
+    gone.into_iter().chain(quarantined).chain(said).chain(silent).collect()
+}
+
+/// What it said it is doing, or was told to do, that keeps a worker from any job.
+const fn bad_status(worker: &Worker) -> Option<RuledOut> {
+    match worker.status {
         None => Some(RuledOut::NotHeard),
         Some(WorkerStatus::Failed) => Some(RuledOut::Failed),
         Some(WorkerStatus::Draining) => Some(RuledOut::Draining),
         Some(WorkerStatus::Loading | WorkerStatus::Ready) if worker.row.draining => Some(RuledOut::Draining),
         Some(WorkerStatus::Loading) => Some(RuledOut::Loading),
         Some(WorkerStatus::Ready) => None,
-    };
-    let silent = (silent_ms >= limit_ms).then_some(RuledOut::Silent { silent_ms, limit_ms });
-    quarantined.into_iter().chain(status).chain(silent).collect()
+    }
+}
+
+fn silence(worker: &Worker, settings: &Settings, now: Time) -> Option<RuledOut> {
+    let (silent_ms, limit_ms) = (now.since(worker.last_heard), settings.lease.suspect_ms);
+    (silent_ms >= limit_ms).then_some(RuledOut::Silent { silent_ms, limit_ms })
 }

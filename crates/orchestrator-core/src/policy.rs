@@ -42,7 +42,7 @@ pub enum Admission {
 /// What a policy thinks of a job on a worker.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Score {
-    /// How good it would be, from 0 to [`MAX_SCORE`].
+    /// How good it would be, from 0 to [`MAX_SCORE`], counted in whole millionths.
     Points(f64),
     /// Rather let the job wait than run it here now. It is asked again with every heartbeat.
     KeepFree,

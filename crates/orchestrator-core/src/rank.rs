@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use api_types::task::{Candidate, Decision};
-use api_types::why::{RuledOut, ScoreTerms};
+use api_types::why::{RuledOut, ScoreTerms, millionths};
 
 use crate::affinity::Affinity;
 use crate::feasible::{is_called, objections};
@@ -49,10 +49,10 @@ impl<'a> Ranked<'a> {
         Self { worker, terms: Some(built_in_terms(row, worker, affinity, worker.slots_free())) }
     }
 
-    /// By a script.
+    /// By a script, whose points count in whole millionths.
     pub fn scripted(row: &JobRow, worker: &'a Worker, score: Score) -> Self {
         let terms = match score {
-            Score::Points(policy) => Some(ScoreTerms { policy, ..wishes(row, worker) }),
+            Score::Points(policy) => Some(ScoreTerms { policy: millionths(policy), ..wishes(row, worker) }),
             Score::KeepFree => None,
         };
         Self { worker, terms }

@@ -10,8 +10,8 @@
 mod world;
 
 use api_types::task::{Placement, Priority};
-use api_types::why::{Change, Counterfactual};
-use api_types::worker::{WorkerFacts, WorkerStatus};
+use api_types::why::{Change, Counterfactual, RuledOut};
+use api_types::worker::{WorkerFacts, WorkerState, WorkerStatus};
 use api_types::{Attempt, StopReason};
 use orchestrator_core::{Event, Submission};
 use world::{World, end, facts, job, opened, run, submission, worker};
@@ -149,4 +149,38 @@ fn names_that_mean_nothing_known_are_said_to() {
     let why = world.brain.why(job(1), world.now).expect("it waits");
     assert!(why.summary.contains("`attic`, `cellar`"), "{}", why.summary);
     assert_eq!(why.waiting.expect("a look ahead").unknown_names, ["attic", "cellar"]);
+}
+
+#[test]
+fn a_lost_worker_that_would_be_draining_is_nowhere_the_job_would_have_gone() {
+    for (drains, change) in [(false, Some(lost())), (true, None)] {
+        let mut world = World::new();
+        world.ready("w1", 1);
+        world.ready("w22", 8);
+        if drains {
+            let request = world.request();
+            world.event(Event::DrainWorker { request, worker_id: worker("w22") });
+        }
+        while !is_lost(&world, "w22") {
+            world.pass(1_000);
+            world.beat("w1", vec![]);
+        }
+        let prefer = vec!["w22".to_owned()];
+        let placement = Placement { prefer, ..Placement::default() };
+        world.event(Event::Submit(Submission { placement, ..submission(1) }));
+        let decision = world.brain.decisions(job(1)).first().cloned().expect("a decision");
+        assert_eq!(decision.picked, Some(worker("w1")));
+        let reasons = decision.candidates.iter().filter_map(|candidate| candidate.because.clone());
+        assert_eq!(reasons.collect::<Vec<_>>(), [RuledOut::Lost]);
+        assert_eq!(decision.counterfactual.map(|other| other.change), change, "{drains}");
+    }
+}
+
+const fn lost() -> Change {
+    Change::Lifted { because: RuledOut::Lost }
+}
+
+fn is_lost(world: &World, name: &str) -> bool {
+    let workers = world.brain.workers(world.now);
+    workers.iter().any(|view| view.facts.worker_id == worker(name) && view.state == WorkerState::Lost)
 }
