@@ -74,7 +74,7 @@ pub struct Parts {
     /// Who may speak to us at all.
     pub guard: Guard,
     /// One replay of the journal at a time.
-    pub replays: Semaphore,
+    pub replays: Arc<Semaphore>,
     /// Set when the daemon stops.
     pub closing: CancellationToken,
 }

@@ -197,7 +197,7 @@ impl Server {
             metrics: metrics.clone(),
             limits: config.limits,
             guard: Guard::new(address, &config.allowed_hosts, config.token.clone()),
-            replays: Semaphore::new(1),
+            replays: Arc::new(Semaphore::new(1)),
             closing: closing.clone(),
         });
         start_checkpoints(&handle, actions.subscribers.clone(), &closing);

@@ -238,13 +238,13 @@ impl Store {
         Ok(deleted)
     }
 
-    /// Deletes chapters of the journal that ended before `before` or are too much; says how many
-    /// rows there were.
+    /// Deletes up to `limit` rows of chapters of the journal that ended before `before` or are too
+    /// much; says how many rows there were.
     ///
     /// # Errors
     /// When SQLite fails.
-    pub fn prune_journal(&mut self, before: Time, most_bytes: u64) -> Result<usize, StoreError> {
-        journal::prune(&self.connection, before, most_bytes)
+    pub fn prune_journal(&mut self, before: Time, most_bytes: u64, limit: u32) -> Result<usize, StoreError> {
+        journal::prune(&self.connection, before, most_bytes, limit)
     }
 
     /// Removes erased text from the log too, where there is any: copies the log into the file and

@@ -1,8 +1,9 @@
 //! What the brain was told and when, written small, so that any run can be had again.
 //!
 //! The brain is a function of its inputs: from a snapshot and the entries after it the same
-//! decisions follow, to the byte. An entry holds counts, ids and keyed hashes, never a text of a
-//! client's and never a secret.
+//! decisions follow, to the byte. Of prompts and completions it holds counts and keyed hashes; the
+//! names that clients give (of models, sessions, workers, correlation ids) stand in it as they are.
+//! It never holds a secret.
 
 mod digest;
 mod entry;

@@ -31,6 +31,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 const JOURNAL_BYTES: u64 = 256 * 1024 * 1024;
 /// Old jobs deleted in one go, so that nobody waits for it.
 const PRUNE_BATCH: u32 = 200;
+/// Rows of journal deleted in one go.
+const PRUNE_JOURNAL_BATCH: u32 = 2_000;
 
 /// See the module.
 pub(super) struct Brain {
@@ -109,6 +111,8 @@ impl Brain {
                 Ok(())
             }
             Message::Probed(worker_id, incarnation, health) => self.probed(worker_id, incarnation, &health),
+            // What is not on disk stays with its log, and is part of the next checkpoint.
+            Message::Checkpoint if self.held_until.is_some() => Ok(()),
             Message::Checkpoint => {
                 let changes = carry::checkpoints(&self.actions.subscribers);
                 changes.into_iter().for_each(|change| self.round.write(change));
@@ -437,20 +441,27 @@ impl Brain {
     fn prune(&mut self, now: Time) -> Result<(), StoreError> {
         let kept_ms = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
         let before = Time(now.0.saturating_sub(kept_ms));
-        let pruned = self.store.prune(before, PRUNE_BATCH).and_then(|deleted| {
-            self.store.prune_journal(before, JOURNAL_BYTES)?;
-            Ok(deleted)
-        });
-        match pruned {
+        match self.store.prune(before, PRUNE_BATCH) {
             // There may be more.
             Ok(deleted) if deleted >= PRUNE_BATCH as usize => {
                 self.actions.handle.prune();
                 Ok(())
             }
+            Ok(_) => self.prune_journal(before),
+            // Deleting needs room too; the next call comes soon enough.
+            Err(error) => self.note_refusal(error).map(drop),
+        }
+    }
+
+    fn prune_journal(&mut self, before: Time) -> Result<(), StoreError> {
+        match self.store.prune_journal(before, JOURNAL_BYTES, PRUNE_JOURNAL_BATCH) {
+            Ok(deleted) if deleted >= PRUNE_JOURNAL_BATCH as usize => {
+                self.actions.handle.prune();
+                Ok(())
+            }
             // The log still holds prompts that were erased from the tables.
             Ok(_) => self.store.empty_log(),
-            // Deleting needs room too; the next call comes soon enough.
-            Err(error) => self.note_refusal(error),
+            Err(error) => self.note_refusal(error).map(drop),
         }
     }
 }

@@ -16,7 +16,7 @@ const TRY_AGAIN_AFTER_MS: u64 = 500;
 /// What new jobs are told while nothing can be written down.
 pub fn storage_full() -> ErrorDetail {
     ErrorDetail::new(ErrorCode::StorageFull, "the disk of the orchestrator has no room for new jobs")
-        .with_hint("free some space, or send the task with \"durability\": \"memory\"; jobs that run go on")
+        .with_hint("free some space and send the task again; what workers generate goes on meanwhile")
         .with_retry_after_ms(5_000)
 }
 
@@ -33,9 +33,9 @@ impl Brain {
     ) -> Result<Option<Vec<Act>>, StoreError> {
         self.held_until = None;
         let Err(error) = self.write(&changes, now) else { return Ok(Some(acts)) };
-        self.note_refusal(error)?;
+        let full = self.note_refusal(error)? == Class::Full;
         let new: BTreeSet<JobId> = changes.iter().filter_map(new_job).collect();
-        if !new.is_empty() {
+        if full && !new.is_empty() {
             changes.retain(|change| change.job_id().is_none_or(|job_id| !new.contains(&job_id)));
             acts = acts.into_iter().filter_map(|act| self.without(act, &new)).collect();
             (changes, acts) = self.withdraw(&new, changes, acts)?;
@@ -59,13 +59,17 @@ impl Brain {
         self.held_until = Some(now + TRY_AGAIN_AFTER_MS);
     }
 
-    /// Only what may pass without us is waited for.
-    pub(super) fn note_refusal(&self, error: StoreError) -> Result<(), StoreError> {
-        match error.class() {
+    /// Only what may pass without us is waited for: room on the disk, or another program that holds
+    /// the database for a while.
+    pub(super) fn note_refusal(&self, error: StoreError) -> Result<Class, StoreError> {
+        let class = error.class();
+        match class {
             Class::Full | Class::Busy => {
                 tracing::warn!(code = "COMMIT_REFUSED", %error, "a commit waits; it is tried again");
-                self.store.keeper().room().refuse();
-                Ok(())
+                if class == Class::Full {
+                    self.store.keeper().room().refuse();
+                }
+                Ok(class)
             }
             Class::NotWritable | Class::Unusable | Class::Broken => Err(error),
         }

@@ -27,7 +27,7 @@ pub async fn replay_policy(
     State(app): State<App>,
     Body(request): Body<ReplayRequest>,
 ) -> Result<Json<ReplayReport>, ApiError> {
-    let _turn = app.replays.try_acquire().map_err(|_| busy())?;
+    let turn = Arc::clone(&app.replays).try_acquire_owned().map_err(|_| busy())?;
     let name = request.name.clone().unwrap_or_else(|| "unnamed".to_owned());
     let other = match request.source {
         Some(source) => Some(compiled(PutPolicy { name, source: Some(source) }).await?),
@@ -39,6 +39,8 @@ pub async fn replay_policy(
     let chapters = app.history.journal(since).await?;
     let Some(from) = chapters.first().map(|chapter| chapter.at) else { return Err(no_journal().into()) };
     let replayed = blocking(move || {
+        // Held for as long as the work goes on, also when nobody waits for it any more.
+        let _turn = turn;
         let live = verify_all(&chapters)?;
         let what_if = match other {
             Some(text) => Some(compare(&chapters, &text.name.clone(), PolicyChange::Live(text), since)?),

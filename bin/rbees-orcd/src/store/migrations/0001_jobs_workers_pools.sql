@@ -54,7 +54,8 @@ CREATE TABLE decisions (
 ) STRICT, WITHOUT ROWID;
 
 -- What the brain was told, in the order it was told: a snapshot (hash is NULL), then what followed
--- it, then the next snapshot. hash and placements stand for the decisions since the snapshot.
+-- it, then the next snapshot. hash and placements stand for the decisions since the snapshot; of a
+-- snapshot, placements is how many bytes of journal were written before it.
 CREATE TABLE journal (
     seq        INTEGER PRIMARY KEY,
     at         INTEGER NOT NULL,
@@ -62,6 +63,7 @@ CREATE TABLE journal (
     placements INTEGER NOT NULL,
     body       BLOB NOT NULL
 ) STRICT;
+CREATE INDEX journal_snapshots ON journal (seq) WHERE hash IS NULL;
 
 CREATE TABLE workers (
     worker_id TEXT PRIMARY KEY,
