@@ -82,7 +82,14 @@ impl Orchestrator {
 
     /// A job has ended: what it was taken to cost gives way to what it did cost.
     pub(crate) fn settle_tokens(&mut self, job: &Job, turn: &mut Turn) {
-        let (row, spent) = (&job.row, job.tokens_spent());
+        self.release_tokens(job, job.tokens_spent(), turn);
+        self.save_session(job, turn);
+    }
+
+    /// Releases all that was booked for a job, which leaves having cost `spent` tokens: its place
+    /// among its tenant's jobs, its charge, its tenant's minute and its session. Writes nothing.
+    pub(crate) fn release_tokens(&mut self, job: &Job, spent: u64, turn: &mut Turn) {
+        let row = &job.row;
         match &job.charge {
             None => self.tenants.stop_waiting(&row.tenant),
             Some(charge) => {
@@ -91,7 +98,7 @@ impl Orchestrator {
             }
         }
         self.tenants.settle(&self.settings.quotas, &row.tenant, job.reserved, spent, turn.now);
-        self.close_session(job, turn);
+        self.sessions.close(row, job.reserved, spent, turn.now);
     }
 
     fn end_service(&mut self, tenant: &api_types::TenantId, turn: &mut Turn) {

@@ -151,8 +151,10 @@ impl Orchestrator {
         }
     }
 
+    /// Takes a worker out of everything that knows it. Its runs are dealt with before.
     pub(crate) fn forget_worker(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
         if let Some(worker) = self.registry.remove(worker_id) {
+            self.prefixes.forget(worker.row.incarnation);
             self.supply.worker_left(&worker, turn);
             turn.write(Write::DeleteWorker(worker_id.clone()));
         }

@@ -33,8 +33,12 @@ impl Orchestrator {
         turn.answer(request, Answer::Done);
     }
 
-    /// A pool told what models it has. Kept in memory: the pool tells again after a restart.
+    /// A pool told what models it has. Kept in memory: the pool tells again after a restart. One that
+    /// was removed since it was asked has nothing to tell.
     pub(crate) fn pool_models(&mut self, pool_id: PoolId, models: Vec<PoolModel>, turn: &mut Turn) {
+        if !self.pools.contains_key(&pool_id) {
+            return turn.drop_stale("pool_models");
+        }
         turn.supply |= self.catalogs.get(&pool_id) != Some(&models);
         self.catalogs.insert(pool_id, models);
     }

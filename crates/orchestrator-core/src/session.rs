@@ -248,13 +248,8 @@ impl Orchestrator {
         self.save_session(job, turn);
     }
 
-    /// Books what an ended job took on its session.
-    pub(crate) fn close_session(&mut self, job: &Job, turn: &mut Turn) {
-        self.sessions.close(&job.row, job.reserved, job.tokens_spent(), turn.now);
-        self.save_session(job, turn);
-    }
-
-    fn save_session(&mut self, job: &Job, turn: &mut Turn) {
+    /// Writes the session of a job with the job's own row.
+    pub(crate) fn save_session(&mut self, job: &Job, turn: &mut Turn) {
         if job.is_durable() {
             turn.step.writes.extend(self.sessions.writes(&job.row));
         }

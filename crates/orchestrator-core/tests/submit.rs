@@ -13,7 +13,7 @@ use api_types::task::{Durability, Priority, TaskStatus};
 use api_types::worker::WorkerStatus;
 use api_types::{ErrorCode, StopReason, TaskEvent};
 use orchestrator_core::{
-    Action, Answer, Event, FullPolicy, Idempotency, OpenStream, PoolModel, Settings, Write,
+    Action, Answer, Event, FullPolicy, Idempotency, OpenStream, PoolModel, PoolRow, Settings, Write,
 };
 use world::{World, acts, answer, end, facts, job, opened, run, submission};
 
@@ -135,6 +135,10 @@ fn refusals_name_what_is_wrong_and_what_to_do() {
         let models = vec![PoolModel { id, aliases, context_length: None, downloaded }];
         Event::PoolModels { pool_id: "mac".parse().expect("an id"), models }
     };
+    let request = world.request();
+    let pool_id = "mac".parse().expect("an id");
+    let pool = PoolRow { pool_id, address: None, repo_dir: None, draining: false };
+    world.event(Event::PutPool { request, pool });
     world.event(models(false));
     let error = refused(&mut world, |task| task.model = Some("b".to_owned()));
     assert_eq!(error.code, ErrorCode::ModelNotReady);
@@ -142,6 +146,10 @@ fn refusals_name_what_is_wrong_and_what_to_do() {
     world.event(models(true));
     let task = orchestrator_core::Submission { model: Some("b".to_owned()), ..submission(9) };
     world.event(Event::Submit(task));
+    let why = world.brain.why(job(9), world.now).expect("it waits");
+    assert!(why.summary.contains("the pool `mac`"), "{}", why.summary);
+    let request = world.request();
+    world.event(Event::RemovePool { request, pool_id: "mac".parse().expect("an id") });
     let why = world.brain.why(job(9), world.now).expect("it waits");
     assert!(why.summary.contains("rbees pool worker spawn --model big"), "{}", why.summary);
 }

@@ -16,9 +16,10 @@ mod pools;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api_types::prefix::BlockHash;
 use api_types::task::{Placement, TaskStatus};
-use api_types::worker::{WorkerState, WorkerStatus};
-use api_types::{ErrorCode, ErrorDetail, StopReason};
+use api_types::worker::{PREFIX_CACHE, WorkerState, WorkerStatus};
+use api_types::{ErrorCode, ErrorDetail, PrefixChain, StopReason};
 use orchestrator_core::policy::{Hook, Policy, PolicyChange, PolicyFailure, PolicyText, Scripts, WorkerLoad};
 use orchestrator_core::{
     Action, Answer, Event, Notice, Orchestrator, Settings, Step, Submission, SupplySettings, UnloadCause,
@@ -112,6 +113,46 @@ fn an_idle_worker_gives_way_and_a_pinned_one_does_not() {
         let worker = spawned(&step).pop().expect("its memory is used");
         assert_eq!(opened(&pools.come_up(&mut world, &worker)).len(), 1);
     }
+}
+
+#[test]
+fn what_a_stopped_worker_kept_of_prompts_is_forgotten_with_it() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 600), ("b", 600)]);
+    pools.capabilities.push(PREFIX_CACHE.to_owned());
+    pools.resident(&mut world, "w1", "mac", "a");
+    let prefix = PrefixChain::new([1, 2, 3].map(BlockHash));
+    let task = Submission { model: Some("a".to_owned()), prefix, prompt_bytes: 4_000, ..submission(1) };
+    let step = world.event(Event::Submit(task));
+    let given = |action: &Action| matches!(action, Action::OpenStream(open) if open.prefix.is_some());
+    assert!(step.actions.iter().any(given), "the worker keeps what it is given: {step:?}");
+    finish(&mut world, 1);
+    let submitted = world.event(wanting(2, "b"));
+    let victim = killed(&pools.answer_all(&mut world, &submitted)).pop().expect("it gives way");
+    assert!(world.brain.indexes_are_exact());
+    // The pool is the only one to tell: the worker said nothing before its process ended.
+    pools.stopped(&mut world, &victim);
+    assert_eq!(world.brain.worker_row(&victim), None);
+    assert!(world.brain.indexes_are_exact(), "nobody holds the prompt any more");
+}
+
+#[test]
+fn models_of_a_pool_that_was_removed_are_not_taken_in() {
+    let mut world = World::new();
+    let pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 300)]);
+    let listed = |world: &World| world.brain.models().models.into_iter().map(|m| m.id).collect::<Vec<_>>();
+    assert_eq!(listed(&world), ["a"]);
+    let request = world.request();
+    world.event(Event::RemovePool { request, pool_id: pools.id("mac") });
+    assert_eq!(listed(&world), Vec::<String>::new());
+    // Its answer to an earlier question was on its way.
+    let late = pools.tell_catalogs(&mut world);
+    assert_eq!(listed(&world), Vec::<String>::new());
+    assert!(late.iter().flat_map(|step| &step.actions).any(is_stale_catalog), "{late:?}");
+}
+
+fn is_stale_catalog(action: &Action) -> bool {
+    matches!(action, Action::Notify(Notice::StaleDropped { kind: "pool_models" }))
 }
 
 #[test]

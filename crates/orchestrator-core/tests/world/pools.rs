@@ -25,6 +25,8 @@ pub struct Pools {
     pub evictable: bool,
     /// Slots of workers.
     pub slots: u32,
+    /// What workers that register from now on are capable of.
+    pub capabilities: Vec<String>,
 }
 
 /// The pools that a step asks how they are.
@@ -87,6 +89,7 @@ impl Pools {
             processes: BTreeMap::new(),
             evictable: true,
             slots: 2,
+            capabilities: vec!["chat".to_owned()],
         };
         for (name, _) in pools {
             let request = world.request();
@@ -105,17 +108,18 @@ impl Pools {
     }
 
     /// Every pool tells which models it has.
-    pub fn tell_catalogs(&self, world: &mut World) {
+    pub fn tell_catalogs(&self, world: &mut World) -> Vec<Step> {
         let model = |id: &String| PoolModel {
             id: id.clone(),
             aliases: vec![],
             context_length: None,
             downloaded: true,
         };
-        for pool in self.memory.keys() {
+        let mut tell = |pool: &String| {
             let models = self.models.keys().map(model).collect();
-            world.event(Event::PoolModels { pool_id: self.id(pool), models });
-        }
+            world.event(Event::PoolModels { pool_id: self.id(pool), models })
+        };
+        self.memory.keys().map(&mut tell).collect()
     }
 
     /// A pool answers a question. What a step asks for is a process from then on.
@@ -200,6 +204,7 @@ impl Pools {
             pool_id: Some(self.id(&pool)),
             model: process.model,
             evictable: self.evictable,
+            capabilities: self.capabilities.clone(),
             backend: "cpu".to_owned(),
             ..facts(worker, self.slots)
         };
