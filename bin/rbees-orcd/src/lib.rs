@@ -16,5 +16,6 @@ pub mod policy;
 pub mod pool_directory;
 pub mod relay;
 pub mod server;
+pub mod silence;
 pub mod store;
 pub mod subscribers;

@@ -13,6 +13,7 @@ use clients::{ClientError, EventStream, WorkerClient};
 use orchestrator_core::{BrokenCause, Event, RunKey};
 
 use crate::metrics::Metrics;
+use crate::silence::Silence;
 use crate::subscribers::{Appended, JobLog};
 
 /// How long a worker may be silent.
@@ -83,15 +84,18 @@ impl Relay {
 
     async fn relay_events(&self, mut stream: EventStream, report: &impl Fn(Event)) -> Ending {
         let mut decoder = FrameDecoder::with_limit(MAX_FRAME_BYTES);
-        let mut limit = self.limits.first_token;
+        let mut silence = Silence::new(self.limits.first_token);
         let mut had_token = false;
-        let mut deadline = tokio::time::Instant::now() + limit;
         loop {
-            let chunk = match tokio::time::timeout_at(deadline, stream.next()).await {
-                Err(_) => return self.broken(BrokenCause::Stalled),
-                Ok(None) => return self.broken(BrokenCause::Unreachable),
-                Ok(Some(Err(error))) => return self.broken(cause_of(&error)),
-                Ok(Some(Ok(chunk))) => chunk,
+            let next = tokio::select! {
+                biased;
+                next = stream.next() => next,
+                () = silence.too_long() => return self.broken(BrokenCause::Stalled),
+            };
+            let chunk = match next {
+                None => return self.broken(BrokenCause::Unreachable),
+                Some(Err(error)) => return self.broken(cause_of(&error)),
+                Some(Ok(chunk)) => chunk,
             };
             decoder.push(&chunk);
             let mut first_token = false;
@@ -103,14 +107,14 @@ impl Relay {
                 };
                 if frame.event == "token" && !had_token {
                     (had_token, first_token) = (true, true);
-                    limit = self.limits.between_events;
+                    silence.limit_to(self.limits.between_events);
                 }
                 if let Some(ending) = self.take(&frame) {
                     // A run that is over with the bytes that brought its first token was never seen
                     // running: one commit instead of two.
                     return ending;
                 }
-                deadline = tokio::time::Instant::now() + limit;
+                silence.is_broken();
             }
             if first_token {
                 report(Event::FirstToken(self.run.clone()));
@@ -124,7 +128,7 @@ impl Relay {
             self.log.append_live(self.writer, frame.raw.clone());
             return None;
         };
-        match frame.event.as_str() {
+        match &*frame.event {
             "end" | "error" => Some(self.last_event(frame)),
             name => {
                 if name == "token" {

@@ -158,7 +158,6 @@ impl Server {
         let subscribers = Subscribers::new(
             Box::new(move |job_id, readers| reports.report_later(Event::ReadersChanged { job_id, readers })),
             Box::new(move || noted.attend()),
-            closing.clone(),
         );
         let runtime = tokio::runtime::Handle::current();
         let token = config.token.as_ref().map(Token::for_workers);
@@ -229,22 +228,27 @@ impl Server {
     ///
     /// # Errors
     /// When the last commit fails.
-    pub async fn stop(self) -> Result<(), DriverError> {
-        self.closing.cancel();
-        let _ = self.serving.await;
+    pub async fn stop(mut self) -> Result<(), DriverError> {
+        self.close();
+        let _ = (&mut self.serving).await;
         self.actions.stop_relays();
         self.driver.stop();
-        ended(self.driver_ended.await)
+        ended((&mut self.driver_ended).await)
     }
 
     /// Ends as a crash would, as far as others can see: nobody is told anything.
-    pub async fn crash(self) {
+    pub async fn crash(mut self) {
         self.actions.stop_relays();
         self.serving.abort();
-        let _ = self.serving.await;
-        self.closing.cancel();
+        let _ = (&mut self.serving).await;
+        self.close();
         self.driver.stop();
-        let _ = self.driver_ended.await;
+        let _ = (&mut self.driver_ended).await;
+    }
+
+    fn close(&self) {
+        self.closing.cancel();
+        self.actions.subscribers.close();
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use api_types::JobId;
-use tokio_util::sync::CancellationToken;
 
 pub use self::log::{AHEAD, Appended, JobLog, Unsaved};
 pub use self::reader::Reader;
@@ -38,7 +37,7 @@ struct Shared {
     any_carried: AtomicBool,
     on_readers: OnReaders,
     noted: Noted,
-    closing: CancellationToken,
+    closing: AtomicBool,
 }
 
 impl fmt::Debug for Subscribers {
@@ -48,8 +47,8 @@ impl fmt::Debug for Subscribers {
 }
 
 impl Subscribers {
-    /// No logs yet. `closing` ends every reader with a comment.
-    pub fn new(on_readers: OnReaders, noted: Noted, closing: CancellationToken) -> Self {
+    /// No logs yet.
+    pub fn new(on_readers: OnReaders, noted: Noted) -> Self {
         let shared = Shared {
             logs: Mutex::default(),
             ended: Mutex::default(),
@@ -57,7 +56,7 @@ impl Subscribers {
             any_carried: AtomicBool::new(false),
             on_readers,
             noted,
-            closing,
+            closing: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -84,7 +83,19 @@ impl Subscribers {
         if log.reader_came(&self.shared.on_readers) {
             (self.shared.noted)();
         }
-        Reader::new(self.clone(), log, last_event_id, self.shared.closing.clone())
+        Reader::new(self.clone(), log, last_event_id)
+    }
+
+    /// Ends every reader with a comment: the orchestrator stops.
+    pub fn close(&self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        let logs: Vec<_> = self.lock().values().cloned().collect();
+        logs.iter().for_each(|log| log.wake());
+    }
+
+    /// Whether readers are to leave.
+    pub(super) fn are_closing(&self) -> bool {
+        self.shared.closing.load(Ordering::SeqCst)
     }
 
     /// Forgets the log of an ended job; its readers still read it to the end. With `keep` it

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::io::Write;
+use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr;
 use serde_json::value::RawValue;
 
-use crate::event::TaskEvent;
+use crate::event::{RunEnd, StopReason, TaskEvent};
 
 /// Longest frame a decoder accepts unless told otherwise, in bytes.
 pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
@@ -42,8 +44,8 @@ pub fn encode_json_into(out: &mut Vec<u8>, id: Option<u64>, name: &str, data: &i
 pub struct Frame {
     /// The number on its `id:` line, where there is one and it is a number.
     pub id: Option<u64>,
-    /// Its `event:` line; empty when absent.
-    pub event: String,
+    /// Its `event:` line; empty when absent. Those of our own streams are not copied.
+    pub event: Cow<'static, str>,
     /// Its `data:` lines, joined by line feeds.
     pub data: Bytes,
     /// The frame as it came, blank line included, to be passed on unchanged.
@@ -56,11 +58,17 @@ impl Frame {
     /// # Errors
     /// When the data is not the JSON of a [`TaskEvent`].
     pub fn task_event(&self) -> Result<TaskEvent, serde_json::Error> {
-        // Serde reads a tagged enum twice; what comes once per token is read once.
+        // Serde reads a tagged enum twice; what every job has is read once.
         if self.event == "token"
             && let Ok(TokenData { kind: "token", t, i, k }) = serde_json::from_slice(&self.data)
         {
             return Ok(TaskEvent::Token { t: t.into_owned(), i, k });
+        }
+        if self.event == "end"
+            && let Ok(EndData { kind: "end", tokens_in, tokens_out, queue_time_ms, prefill_time_ms, decode_time_ms, stop_reason, seed }) =
+                serde_json::from_slice(&self.data)
+        {
+            return Ok(TaskEvent::End(RunEnd { tokens_in, tokens_out, queue_time_ms, prefill_time_ms, decode_time_ms, stop_reason, seed }));
         }
         serde_json::from_slice(&self.data)
     }
@@ -89,7 +97,22 @@ struct TokenData<'a> {
     k: Option<u32>,
 }
 
-/// The same, with the text as it is written.
+/// The data of an `end` event.
+#[derive(serde::Deserialize)]
+struct EndData<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    tokens_in: u32,
+    tokens_out: u32,
+    queue_time_ms: u64,
+    prefill_time_ms: u64,
+    decode_time_ms: u64,
+    stop_reason: StopReason,
+    #[serde(default)]
+    seed: Option<u64>,
+}
+
+/// The data of a `token` event, with the text as it is written.
 #[derive(serde::Deserialize)]
 struct RawToken<'a> {
     #[serde(rename = "type")]
@@ -178,7 +201,7 @@ impl FrameDecoder {
         }
         let bytes = &self.buffer[..];
         let mut at = self.searched;
-        while let Some(found) = bytes[at..].iter().position(|byte| *byte == b'\n') {
+        while let Some(found) = memchr(b'\n', &bytes[at..]) {
             let line_end = at + found;
             match bytes.get(line_end + 1..) {
                 Some([b'\n', ..]) => return Some(line_end + 2),
@@ -202,18 +225,20 @@ impl FrameDecoder {
 
 fn parse_frame(raw: &Bytes) -> Option<Frame> {
     let mut id = None;
-    let mut event = String::new();
+    let mut event = Cow::Borrowed("");
     let mut data: Option<Bytes> = None;
     let mut start = 0;
     while start < raw.len() {
-        let end =
-            raw[start..].iter().position(|byte| *byte == b'\n').map_or(raw.len(), |found| start + found);
+        let end = memchr(b'\n', &raw[start..]).map_or(raw.len(), |found| start + found);
         let line_end = if end > start && raw[end - 1] == b'\r' { end - 1 } else { end };
         let (field, value) = split_field(raw, start, line_end);
         match field {
-            b"id" => id = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok()),
-            b"event" => event = String::from_utf8_lossy(&value).into_owned(),
-            b"data" => data = Some(data.map_or_else(|| value.clone(), |before| join_lines(&before, &value))),
+            b"id" => id = std::str::from_utf8(&raw[value]).ok().and_then(|text| text.parse().ok()),
+            b"event" => event = event_name(&raw[value]),
+            b"data" => {
+                let value = raw.slice(value);
+                data = Some(data.map_or_else(|| value.clone(), |before| join_lines(&before, &value)));
+            }
             _ => {}
         }
         start = end + 1;
@@ -222,17 +247,27 @@ fn parse_frame(raw: &Bytes) -> Option<Frame> {
     Some(Frame { id, event, data, raw: raw.clone() })
 }
 
-/// The name and the value of one line, the single space after the colon dropped.
-fn split_field(raw: &Bytes, start: usize, end: usize) -> (&[u8], Bytes) {
+/// The names on the frames of a job's stream.
+const OWN_NAMES: [&str; 7] = ["token", "metrics", "queued", "started", "end", "error", "seam"];
+
+fn event_name(value: &[u8]) -> Cow<'static, str> {
+    match OWN_NAMES.iter().find(|name| name.as_bytes() == value) {
+        Some(name) => Cow::Borrowed(name),
+        None => Cow::Owned(String::from_utf8_lossy(value).into_owned()),
+    }
+}
+
+/// The name of one line, and where its value lies, the single space after the colon dropped.
+fn split_field(raw: &[u8], start: usize, end: usize) -> (&[u8], Range<usize>) {
     let line = &raw[start..end];
-    let Some(colon) = line.iter().position(|byte| *byte == b':') else {
-        return (line, Bytes::new());
+    let Some(colon) = memchr(b':', line) else {
+        return (line, end..end);
     };
     let mut value = start + colon + 1;
     if raw.get(value) == Some(&b' ') && value < end {
         value += 1;
     }
-    (&line[..colon], raw.slice(value..end))
+    (&line[..colon], value..end)
 }
 
 fn join_lines(before: &[u8], line: &[u8]) -> Bytes {
@@ -266,7 +301,7 @@ mod tests {
         let event = TaskEvent::Token { t: "line\nbreak \u{1f41d}".into(), i: 7, k: None };
         let frames = decode_all(&[&encode_event(Some(9), &event)]);
         assert_eq!(frames.len(), 1);
-        assert_eq!((frames[0].id, frames[0].event.as_str()), (Some(9), "token"));
+        assert_eq!((frames[0].id, &*frames[0].event), (Some(9), "token"));
         assert_eq!(frames[0].task_event().expect("ours"), event);
     }
 
@@ -282,6 +317,26 @@ mod tests {
         let other =
             decode_all(&[b"event: token\ndata: {\"type\":\"seam\",\"t\":\"x\",\"i\":0}\n\n"]).remove(0);
         assert!(other.task_event().is_err() && other.token_json().is_none());
+    }
+
+    #[test]
+    fn an_end_is_read_the_same_from_the_short_way_and_the_long() {
+        for seed in [None, Some(u64::MAX)] {
+            let event = TaskEvent::End(RunEnd {
+                tokens_in: 1,
+                tokens_out: 2,
+                queue_time_ms: 3,
+                prefill_time_ms: 4,
+                decode_time_ms: 5,
+                stop_reason: StopReason::MaxTokens,
+                seed,
+            });
+            let frame = decode_all(&[&encode_event(Some(1), &event)]).remove(0);
+            assert_eq!(frame.task_event().expect("ours"), event);
+            assert_eq!(serde_json::from_slice::<TaskEvent>(&frame.data).expect("the long way"), event);
+        }
+        let other = decode_all(&[b"event: end\ndata: {\"type\":\"token\",\"t\":\"x\",\"i\":0}\n\n"]).remove(0);
+        assert_eq!(other.task_event().expect("what its type says").name(), "token");
     }
 
     #[test]

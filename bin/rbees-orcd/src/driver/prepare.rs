@@ -4,6 +4,7 @@
 //! the actions then only show it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use api_types::JobId;
 use bytes::Bytes;
@@ -20,7 +21,7 @@ pub fn changes(
     actions: &[Action],
     request: Option<StoredRequest>,
 ) -> Vec<Change> {
-    let mut texts = Texts { request, ..Texts::default() };
+    let mut texts = Texts { request, is_written: !writes.is_empty(), ..Texts::default() };
     for action in actions {
         texts.stage(subscribers, action);
     }
@@ -37,8 +38,10 @@ pub fn changes(
 /// Frames and logs of the jobs of one step.
 #[derive(Default)]
 struct Texts {
+    /// Whether anything of this step goes to disk.
+    is_written: bool,
     published: HashMap<JobId, Vec<u8>>,
-    sealed: HashMap<JobId, KeptStream>,
+    sealed: HashMap<JobId, Arc<JobLog>>,
     request: Option<StoredRequest>,
     checkpoints: Vec<Change>,
 }
@@ -55,7 +58,8 @@ impl Texts {
         match action {
             Action::Publish { job_id, event } => {
                 let log = subscribers.log(*job_id).unwrap_or_else(|| subscribers.create(*job_id, &[], true));
-                self.published.entry(*job_id).or_default().extend(log.stage(event));
+                let frames = self.is_written.then(|| self.published.entry(*job_id).or_default());
+                log.stage(event, frames);
             }
             Action::PassStream(run) => {
                 if let Some(log) = subscribers.log(run.job_id) {
@@ -75,7 +79,10 @@ impl Texts {
             }
             Action::EndJob { job_id, release_held, last_event } => {
                 let log = subscribers.log(*job_id).unwrap_or_else(|| subscribers.create(*job_id, &[], false));
-                self.sealed.insert(*job_id, log.seal(*release_held, last_event));
+                log.seal(*release_held, last_event);
+                if self.is_written {
+                    self.sealed.insert(*job_id, log);
+                }
             }
             _ => {}
         }
@@ -90,7 +97,8 @@ impl Texts {
             }
             Write::UpdateJob(row) => Change::UpdateJob(row),
             Write::EndJob { row, .. } => {
-                let stream = self.sealed.remove(&row.job_id).unwrap_or_default();
+                let log = self.sealed.remove(&row.job_id);
+                let stream = log.map_or_else(KeptStream::default, |log| log.to_keep());
                 Change::EndJob { row, stream }
             }
             Write::PutDecision { job_id, attempt, decision } => {

@@ -111,13 +111,16 @@ impl JobLog {
         self.job_id
     }
 
-    /// Appends an event of the orchestrator's own, unseen until [`Self::reveal`]; gives its frame.
-    pub fn stage(&self, event: &TaskEvent) -> Vec<u8> {
+    /// Appends an event of the orchestrator's own, unseen until [`Self::reveal`]; adds its frame to
+    /// `frames` where they are wanted.
+    pub fn stage(&self, event: &TaskEvent, frames: Option<&mut Vec<u8>>) {
         let mut state = self.lock();
-        let mut frame = Vec::with_capacity(128);
-        encode_event_into(&mut frame, Some(state.next_id()), event);
-        state.push(&frame);
-        frame
+        let (id, start) = (state.next_id(), state.bytes.len());
+        encode_event_into(&mut state.bytes, Some(id), event);
+        state.note_end();
+        if let Some(frames) = frames {
+            frames.extend_from_slice(state.bytes.get(start..).unwrap_or_default());
+        }
     }
 
     /// Shows what was staged.
@@ -213,8 +216,8 @@ impl JobLog {
         state.writer = 0;
     }
 
-    /// Closes the log with its last event, unseen until [`Self::end`]; gives what is to be kept.
-    pub fn seal(&self, release_held: bool, last_event: &TaskEvent) -> KeptStream {
+    /// Closes the log with its last event, unseen until [`Self::end`].
+    pub fn seal(&self, release_held: bool, last_event: &TaskEvent) {
         let mut state = self.lock();
         state.writer = 0;
         state.open = false;
@@ -223,10 +226,15 @@ impl JobLog {
             state.held_from = None;
         }
         state.drop_held();
+        let id = state.next_id();
+        encode_event_into(&mut state.bytes, Some(id), last_event);
+        state.note_end();
+    }
+
+    /// What is to be kept of a sealed log.
+    pub fn to_keep(&self) -> KeptStream {
+        let state = self.lock();
         let result = completion_text(&state.bytes);
-        let mut frame = Vec::with_capacity(256);
-        encode_event_into(&mut frame, Some(state.next_id()), last_event);
-        state.push(&frame);
         KeptStream { events: state.bytes.clone(), complete: state.complete, result }
     }
 
@@ -291,6 +299,11 @@ impl JobLog {
         Found::Nothing
     }
 
+    /// Has every reader look again.
+    pub(super) fn wake(&self) {
+        self.changed.notify_waiters();
+    }
+
     /// How many live events there were.
     pub(super) fn live_count(&self) -> u64 {
         self.lock().live.0
@@ -308,6 +321,11 @@ impl State {
 
     fn push(&mut self, frame: &[u8]) {
         self.bytes.extend_from_slice(frame);
+        self.note_end();
+    }
+
+    /// A frame ends here.
+    fn note_end(&mut self) {
         self.ends.push(self.bytes.len());
     }
 
@@ -368,7 +386,7 @@ mod tests {
 
     fn log() -> JobLog {
         let log = JobLog::new(JobId::from_uuid(Uuid::from_u128(1)), &[], true);
-        log.stage(&TaskEvent::Queued { job_id: log.job_id(), queue_position: 0, eta_ms: None });
+        log.stage(&TaskEvent::Queued { job_id: log.job_id(), queue_position: 0, eta_ms: None }, None);
         log.reveal();
         log
     }
@@ -428,7 +446,8 @@ mod tests {
         let log = log();
         let (writer, _) = log.begin_run(false);
         log.append(writer, 1, &token(1));
-        let kept = log.seal(true, &end());
+        log.seal(true, &end());
+        let kept = log.to_keep();
         assert_eq!((kept.result.as_deref(), kept.complete), (Some("t1"), true));
         assert_eq!(seen(&log), 1, "not before it is on disk");
         let (late, _) = log.begin_run(true);
@@ -443,7 +462,8 @@ mod tests {
         let log = log();
         let (writer, _) = log.begin_run(false);
         log.append(writer, 1, &token(1));
-        assert_eq!(log.seal(false, &end()).result, None);
+        log.seal(false, &end());
+        assert_eq!(log.to_keep().result, None);
         log.end();
         assert_eq!(seen(&log), 2);
     }

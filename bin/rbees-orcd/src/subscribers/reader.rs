@@ -6,10 +6,10 @@ use std::time::Duration;
 use api_types::sse::KEEP_ALIVE;
 use bytes::Bytes;
 use futures_util::Stream;
-use tokio_util::sync::CancellationToken;
 
 use super::Subscribers;
 use super::log::{Found, JobLog};
+use crate::silence::Silence;
 
 /// A silent stream gets a comment this often.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -25,54 +25,62 @@ pub struct Reader {
     live: u64,
     had_last: bool,
     done: bool,
-    closing: CancellationToken,
+    silence: Silence,
 }
 
 impl Reader {
-    pub(super) fn new(
-        subscribers: Subscribers,
-        log: Arc<JobLog>,
-        last_event_id: Option<u64>,
-        closing: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(subscribers: Subscribers, log: Arc<JobLog>, last_event_id: Option<u64>) -> Self {
         let next = last_event_id.map_or(0, |id| id.saturating_add(1));
         let live = log.live_count();
-        Self { subscribers, log, next, live, had_last: false, done: false, closing }
+        let silence = Silence::new(KEEP_ALIVE_EVERY);
+        Self { subscribers, log, next, live, had_last: false, done: false, silence }
     }
 
     /// The next frames or comment; `None` after the last event or when the orchestrator stops.
     pub async fn next(&mut self) -> Option<Bytes> {
+        let log = Arc::clone(&self.log);
         while !self.done {
-            let log = Arc::clone(&self.log);
             let changed = log.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            match self.log.find(self.next, self.live, self.had_last) {
-                Found::Frames(frames, next, last) => {
-                    self.had_last = last;
-                    self.next = next;
-                    return Some(frames);
-                }
-                Found::Live(frame, count) => {
-                    self.live = count;
-                    return Some(frame);
-                }
-                Found::Ended => {
-                    self.done = true;
-                    return None;
-                }
-                Found::Nothing => {}
+            if let Some(frames) = self.find() {
+                self.silence.is_broken();
+                return frames;
             }
             tokio::select! {
+                biased;
                 () = changed => {}
-                () = self.closing.cancelled() => {
-                    self.done = true;
-                    return Some(Bytes::from_static(STOPPING));
+                () = self.silence.too_long() => {
+                    self.silence.is_broken();
+                    return Some(Bytes::from_static(KEEP_ALIVE));
                 }
-                () = tokio::time::sleep(KEEP_ALIVE_EVERY) => return Some(Bytes::from_static(KEEP_ALIVE)),
             }
         }
         None
+    }
+
+    /// What there is for this reader now; `None` when it has to wait.
+    fn find(&mut self) -> Option<Option<Bytes>> {
+        match self.log.find(self.next, self.live, self.had_last) {
+            Found::Frames(frames, next, last) => {
+                self.had_last = last;
+                self.next = next;
+                Some(Some(frames))
+            }
+            Found::Live(frame, count) => {
+                self.live = count;
+                Some(Some(frame))
+            }
+            Found::Ended => {
+                self.done = true;
+                Some(None)
+            }
+            Found::Nothing if self.subscribers.are_closing() => {
+                self.done = true;
+                Some(Some(Bytes::from_static(STOPPING)))
+            }
+            Found::Nothing => None,
+        }
     }
 
     /// As a stream of body chunks.

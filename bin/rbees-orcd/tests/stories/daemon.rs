@@ -175,7 +175,7 @@ pub fn text(frames: &[Frame]) -> String {
 }
 
 pub fn names(frames: &[Frame]) -> Vec<&str> {
-    frames.iter().map(|frame| frame.event.as_str()).collect()
+    frames.iter().map(|frame| &*frame.event).collect()
 }
 
 pub fn ids(frames: &[Frame]) -> Vec<u64> {

@@ -109,7 +109,7 @@ async fn b05_with_a_full_disk_new_jobs_are_refused_streams_go_on_and_room_mends_
     .await;
     assert_eq!(process.status("/readyz").await, 200);
     let rest = reader.rest().await;
-    assert_eq!(rest.last().map(|frame| frame.event.as_str()), Some("end"), "{rest:?}");
+    assert_eq!(rest.last().map(|frame| &*frame.event), Some("end"), "{rest:?}");
 }
 
 #[tokio::test]

@@ -80,9 +80,9 @@ async fn readers_of_a_waiting_job_hear_that_the_queue_moves_and_no_record_is_kep
     assert!(worker.executed().len() > began);
     let mut live = daemon.follow(&last, None).await;
     let first = live.next().await.expect("queued");
-    assert_eq!((first.event.as_str(), first.id), ("queued", Some(0)));
+    assert_eq!((&*first.event, first.id), ("queued", Some(0)));
     let news = live.next().await.expect("news");
-    assert_eq!((news.event.as_str(), news.id), ("queued", None));
+    assert_eq!((&*news.event, news.id), ("queued", None));
     worker.allow(usize::MAX);
     let rest = live.rest().await;
     assert_eq!(names(&rest).last(), Some(&"end"));

@@ -16,7 +16,7 @@ async fn news_of_jobs_and_workers_come_live() {
     loop {
         let frame = news.next().await.expect("news");
         let data: serde_json::Value = serde_json::from_slice(&frame.data).expect("JSON");
-        assert_eq!(data["type"], frame.event);
+        assert_eq!(data["type"], *frame.event);
         seen.push(frame.event);
         if data["job_id"] == job && data["status"] == "completed" {
             break;

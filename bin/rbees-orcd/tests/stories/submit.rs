@@ -60,7 +60,7 @@ async fn progress_before_the_first_token_reaches_live_readers_only() {
     assert_eq!(live.next().await.expect("queued").event, "queued");
     worker.allow(2);
     let progress = live.next().await.expect("progress");
-    assert_eq!((progress.event.as_str(), progress.id), ("metrics", None));
+    assert_eq!((&*progress.event, progress.id), ("metrics", None));
     worker.allow(usize::MAX);
     assert_eq!(names(&live.rest().await), ["started", "token", "end"]);
     assert_eq!(names(&daemon.events(&job, None).await), ["queued", "started", "token", "end"]);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api_types::event::{RunEnd, StopReason};
-use api_types::sse::FrameDecoder;
+use api_types::sse::{Frame, FrameDecoder};
 use api_types::task::TaskRequest;
 use api_types::{CorrelationId, ErrorCode, ErrorDetail, JobId, TaskEvent};
 use axum::response::Response;
@@ -87,10 +87,7 @@ impl Run {
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => {
-                    if let Some(json) = frame.token_json() {
-                        return Some(Told::Text(json.to_owned()));
-                    }
-                    if let Some(told) = frame.task_event().ok().and_then(|event| self.tell(event)) {
+                    if let Some(told) = self.tell(&frame) {
                         return Some(told);
                     }
                 }
@@ -110,8 +107,15 @@ impl Run {
         }
     }
 
-    fn tell(&mut self, event: TaskEvent) -> Option<Told> {
-        match event {
+    /// What a frame says that a client of this dialect is told.
+    fn tell(&mut self, frame: &Frame) -> Option<Told> {
+        if let Some(json) = frame.token_json() {
+            return Some(Told::Text(json.to_owned()));
+        }
+        if !matches!(&*frame.event, "token" | "end" | "error") {
+            return None;
+        }
+        match frame.task_event().ok()? {
             TaskEvent::Token { t, .. } => serde_json::to_string(&t).ok().map(Told::Text),
             TaskEvent::End(end) => {
                 self.cancel.armed = false;
