@@ -108,6 +108,7 @@ impl Brain {
             retry: RetryMode::BeforeFirstToken,
             placement: Placement::default(),
             durability: Durability::Memory,
+            is_read: false,
             idempotency: None,
             correlation_id: "bench".parse().unwrap_or_else(|_| unreachable!("well formed")),
         }));

@@ -5,6 +5,7 @@ mod error;
 mod events;
 mod front_door;
 mod health;
+mod hot;
 pub mod listener;
 mod models;
 pub mod openai;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::error::ApiError;
 pub use self::front_door::Guard;
+pub use self::hot::Entrance;
 use crate::config::Limits;
 use crate::driver::Handle;
 use crate::metrics::Metrics;
@@ -79,8 +81,8 @@ pub struct Parts {
     pub closing: CancellationToken,
 }
 
-/// Every route. The contents page of the API.
-pub fn router(app: App) -> Router {
+/// Every route. The contents page of the API; jobs come in by [`Entrance`].
+fn router(app: App) -> Router {
     Router::new()
         .route("/v2/tasks", post(tasks::submit_task).get(tasks::list_tasks))
         .route("/v2/tasks/{id}", get(tasks::get_task).delete(tasks::cancel_task))

@@ -1,5 +1,6 @@
 //! What is counted, with the names that dashboards and alerts use.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub struct Label {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Answered {
     /// The route's pattern, never the path itself.
-    pub route: String,
+    pub route: Cow<'static, str>,
     /// The HTTP status.
     pub status: u16,
 }

@@ -19,7 +19,7 @@ use self::home_lock::HomeLock;
 use crate::actions::Actions;
 use crate::config::{Config, Token};
 use crate::driver::{self, Driver, Handle};
-use crate::http::{App, Guard, Parts, listener, router};
+use crate::http::{App, Entrance, Guard, Parts, listener};
 use crate::ids::next_key;
 use crate::metrics::Metrics;
 use crate::policy;
@@ -206,7 +206,7 @@ impl Server {
         tokio::spawn(async move { sending.run_until_cancelled(acknowledgements).await });
         let serving = tokio::spawn(listener::serve(
             listener,
-            router(app),
+            Entrance::new(app),
             config.limits,
             metrics,
             closing.clone(),

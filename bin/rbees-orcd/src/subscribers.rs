@@ -86,6 +86,12 @@ impl Subscribers {
         Reader::new(self.clone(), log, last_event_id)
     }
 
+    /// A reader from the start, whom the brain has counted already.
+    pub fn attach_counted(&self, log: Arc<JobLog>) -> Reader {
+        log.count_reader();
+        Reader::new(self.clone(), log, None)
+    }
+
     /// Ends every reader with a comment: the orchestrator stops.
     pub fn close(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);

@@ -65,10 +65,26 @@ impl Frame {
             return Ok(TaskEvent::Token { t: t.into_owned(), i, k });
         }
         if self.event == "end"
-            && let Ok(EndData { kind: "end", tokens_in, tokens_out, queue_time_ms, prefill_time_ms, decode_time_ms, stop_reason, seed }) =
-                serde_json::from_slice(&self.data)
+            && let Ok(EndData {
+                kind: "end",
+                tokens_in,
+                tokens_out,
+                queue_time_ms,
+                prefill_time_ms,
+                decode_time_ms,
+                stop_reason,
+                seed,
+            }) = serde_json::from_slice(&self.data)
         {
-            return Ok(TaskEvent::End(RunEnd { tokens_in, tokens_out, queue_time_ms, prefill_time_ms, decode_time_ms, stop_reason, seed }));
+            return Ok(TaskEvent::End(RunEnd {
+                tokens_in,
+                tokens_out,
+                queue_time_ms,
+                prefill_time_ms,
+                decode_time_ms,
+                stop_reason,
+                seed,
+            }));
         }
         serde_json::from_slice(&self.data)
     }
@@ -335,7 +351,8 @@ mod tests {
             assert_eq!(frame.task_event().expect("ours"), event);
             assert_eq!(serde_json::from_slice::<TaskEvent>(&frame.data).expect("the long way"), event);
         }
-        let other = decode_all(&[b"event: end\ndata: {\"type\":\"token\",\"t\":\"x\",\"i\":0}\n\n"]).remove(0);
+        let other =
+            decode_all(&[b"event: end\ndata: {\"type\":\"token\",\"t\":\"x\",\"i\":0}\n\n"]).remove(0);
         assert_eq!(other.task_event().expect("what its type says").name(), "token");
     }
 

@@ -123,6 +123,7 @@ impl Orchestrator {
         self.budget.admit(&self.settings.retry);
         let mut job = Job { reserved: self.reserve_tokens(&row, turn.now), ..Job::new(row) };
         job.resting = job.row.not_before.is_some();
+        job.is_read = job.row.had_reader;
         if job.is_durable() {
             turn.write(Write::InsertJob(job.row.clone()));
         }
@@ -134,7 +135,7 @@ impl Orchestrator {
         turn.jobs_touched.insert(job_id);
         turn.to_place.insert(job.row.model.clone());
         turn.submitted = Some(Submitted { request, job_id, queue_position });
-        self.jobs.insert(job_id, job);
+        self.jobs.insert(job_id, Box::new(job));
         self.join_queue(job_id, turn);
     }
 }
@@ -166,7 +167,7 @@ fn new_row(submission: Submission, model: String, number: u64, now: Time) -> Job
         tries_failed: 0,
         workers_lost: Vec::<WorkerId>::new(),
         carried: None,
-        had_reader: false,
+        had_reader: submission.is_read,
         cancel_requested_at: None,
         ended_at: None,
         end: None,

@@ -107,7 +107,7 @@ impl Orchestrator {
     /// What a lost run left in its job's log; the next attempt goes on from there.
     pub(crate) fn salvaged(&mut self, run: &RunKey, kept: &Kept, turn: &mut Turn) {
         let build = self.registry.holder(run).map(|worker| build_of(&worker.row.facts));
-        let waits = |job: &&mut Job| job.is_queued() && job.last_run().as_ref() == Some(run);
+        let waits = |job: &&mut Box<Job>| job.is_queued() && job.last_run().as_ref() == Some(run);
         let Some(job) = self.jobs.get_mut(&run.job_id).filter(waits) else {
             return turn.drop_stale("salvaged");
         };

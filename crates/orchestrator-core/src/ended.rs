@@ -26,7 +26,7 @@ pub(crate) struct KeyRecord {
 /// Ended jobs and idempotency keys, bounded in time and number.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Memory {
-    jobs: BTreeMap<JobId, JobRow>,
+    jobs: BTreeMap<JobId, Box<JobRow>>,
     jobs_by_age: VecDeque<(Time, JobId)>,
     keys: BTreeMap<Key, KeyRecord>,
     keys_by_age: VecDeque<(Time, Key)>,
@@ -59,7 +59,7 @@ impl Memory {
             self.keys_by_age.push_back((ended_at, key));
         }
         self.jobs_by_age.push_back((ended_at, row.job_id));
-        self.jobs.insert(row.job_id, row);
+        self.jobs.insert(row.job_id, Box::new(row));
         self.forget(settings, now);
     }
 
@@ -95,7 +95,7 @@ impl Memory {
 
     /// A job that ended a short while ago.
     pub fn job(&self, job_id: JobId) -> Option<&JobRow> {
-        self.jobs.get(&job_id)
+        self.jobs.get(&job_id).map(Box::as_ref)
     }
 
     /// The submission of this tenant that bore this key.

@@ -238,6 +238,9 @@ pub struct Submission {
     pub placement: Placement,
     /// Whether it is written down.
     pub durability: Durability,
+    /// Whether its submitter reads its stream from the start, which needs no
+    /// [`Event::ReadersChanged`] then.
+    pub is_read: bool,
     /// The same key and digest again is answered with the first job.
     pub idempotency: Option<Idempotency>,
     /// Ties it to log lines.

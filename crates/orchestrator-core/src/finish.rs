@@ -36,14 +36,14 @@ impl Orchestrator {
         self.close(job, last_event, false, turn);
     }
 
-    pub(crate) fn take_out(&mut self, job_id: JobId, turn: &mut Turn) -> Option<Job> {
+    pub(crate) fn take_out(&mut self, job_id: JobId, turn: &mut Turn) -> Option<Box<Job>> {
         let job = self.jobs.remove(&job_id)?;
         self.queue.remove(&job.row);
         turn.jobs_touched.insert(job_id);
         Some(job)
     }
 
-    fn close(&mut self, job: Job, last_event: TaskEvent, release_held: bool, turn: &mut Turn) {
+    fn close(&mut self, job: Box<Job>, last_event: TaskEvent, release_held: bool, turn: &mut Turn) {
         let job_id = job.row.job_id;
         if job.is_durable() {
             turn.write(Write::EndJob { row: job.row.clone(), last_event: last_event.clone() });
@@ -66,7 +66,7 @@ impl Orchestrator {
 
     /// Fails a job whatever its run is doing.
     pub(crate) fn stop_and_fail(&mut self, job_id: JobId, error: ErrorDetail, turn: &mut Turn) {
-        if let Some(run) = self.jobs.get(&job_id).and_then(Job::run) {
+        if let Some(run) = self.jobs.get(&job_id).and_then(|job| job.run()) {
             self.abandon_run(&run, turn);
         }
         self.fail_job(job_id, error, turn);

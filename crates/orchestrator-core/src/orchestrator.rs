@@ -34,7 +34,8 @@ use crate::turn::{Submitted, Turn};
 pub struct Orchestrator {
     pub(crate) settings: Settings,
     pub(crate) policy: PolicySlot,
-    pub(crate) jobs: BTreeMap<JobId, Job>,
+    /// Boxed: a job is large, and a map moves what it holds.
+    pub(crate) jobs: BTreeMap<JobId, Box<Job>>,
     pub(crate) queue: Queue,
     pub(crate) tenants: Tenants,
     pub(crate) sessions: Sessions,

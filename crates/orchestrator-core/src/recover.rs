@@ -67,7 +67,7 @@ impl Orchestrator {
             job.wait_for_reader(turn.now);
             self.sessions.reopen(&job.row, job.reserved);
             turn.jobs_touched.insert(job.row.job_id);
-            self.jobs.insert(job.row.job_id, job);
+            self.jobs.insert(job.row.job_id, Box::new(job));
         }
         ids
     }

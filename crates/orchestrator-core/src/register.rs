@@ -6,7 +6,6 @@ use api_types::{ErrorCode, ErrorDetail, Incarnation, InstanceId, PROTOCOL, Worke
 use serde_json::json;
 
 use crate::event::{RequestId, Run, RunKey};
-use crate::job::Job;
 use crate::orchestrator::Orchestrator;
 use crate::row::WorkerRow;
 use crate::step::Answer;
@@ -182,7 +181,7 @@ impl Orchestrator {
             .jobs
             .get(&run.job_id)
             .filter(|job| job.run().as_ref() == Some(run))
-            .and_then(|job: &Job| job.row.attempt.as_ref())
+            .and_then(|job| job.row.attempt.as_ref())
             .map(|attempt| attempt.dispatched_at)
         else {
             return;

@@ -22,7 +22,7 @@ impl Orchestrator {
         if job.is_none() {
             turn.drop_stale(kind);
         }
-        job
+        job.map(Box::as_ref)
     }
 
     /// Makes the job `running`, and lets its tokens pass once that is on disk.

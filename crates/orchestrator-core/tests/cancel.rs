@@ -109,3 +109,16 @@ fn a_job_whose_reader_left_is_cancelled_after_ten_seconds_and_a_restart_begins_t
     world.beat("w1", vec![]);
     assert!(acts(&world.pass(4_200)).contains(&stop(1)));
 }
+
+#[test]
+fn a_job_that_its_submitter_reads_is_read_from_the_start() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    let read = Submission { on_disconnect: OnDisconnect::Cancel, is_read: true, ..submission(1) };
+    world.event(Event::Submit(read));
+    world.event(Event::ReadersChanged { job_id: job(1), readers: 0 });
+    world.beat("w1", vec![]);
+    assert!(!acts(&world.pass(5_000)).contains(&stop(1)));
+    world.beat("w1", vec![]);
+    assert!(acts(&world.pass(5_100)).contains(&stop(1)));
+}

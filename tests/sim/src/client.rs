@@ -110,6 +110,7 @@ impl World {
             retry: if self.bug == Some(Bug::RequestAltered) { RetryMode::default() } else { plan.retry },
             placement: api_types::task::Placement::default(),
             durability: plan.durability,
+            is_read: false,
             idempotency: plan
                 .keyed
                 .then(|| Idempotency { key: format!("key-{client}"), digest: format!("digest-{client}") }),

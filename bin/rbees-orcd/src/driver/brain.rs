@@ -13,7 +13,7 @@ use orchestrator_core::{
 use tokio::sync::oneshot;
 
 use super::carry;
-use super::handle::{Message, Question};
+use super::handle::{Message, Question, Reply};
 use super::journal::Journal;
 use super::prepare;
 use super::requests::{RequestBody, Requests};
@@ -22,6 +22,7 @@ use crate::actions::Actions;
 use crate::clock::Clock;
 use crate::store::housekeeping::{PromptFile, StoredRequest};
 use crate::store::{Change, Class, Store, StoreError};
+use crate::subscribers::Reader;
 
 /// Most steps that share one commit.
 const MAX_BATCH: usize = 1_024;
@@ -39,7 +40,7 @@ pub(super) struct Brain {
     pub(super) orchestrator: Orchestrator,
     pub(super) store: Store,
     clock: Clock,
-    pub(super) waiting: HashMap<RequestId, oneshot::Sender<Answer>>,
+    pub(super) waiting: HashMap<RequestId, oneshot::Sender<Reply>>,
     pub(super) requests: Requests,
     pub(super) actions: Actions,
     retention: Duration,
@@ -333,7 +334,9 @@ impl Brain {
         match action {
             Action::Answer { request, answer } => {
                 if let Some(waiting) = self.waiting.remove(&request) {
-                    let _ = waiting.send(answer);
+                    let reader = self.first_reader(&answer);
+                    // A reader that nobody takes leaves, and that counts.
+                    let _ = waiting.send(Reply { answer, reader });
                 }
             }
             Action::OpenStream(open) => {
@@ -368,6 +371,14 @@ impl Brain {
             Action::Notify(notice) => self.notify(notice),
         }
         Ok(())
+    }
+
+    /// The reader that the brain counted when it took the job in.
+    fn first_reader(&self, answer: &Answer) -> Option<Reader> {
+        let Answer::Accepted { job_id, replayed: false, .. } = answer else { return None };
+        let is_read = self.orchestrator.job_row(*job_id).is_some_and(|row| row.had_reader);
+        let log = self.actions.subscribers.log(*job_id).filter(|_| is_read)?;
+        Some(self.actions.subscribers.attach_counted(log))
     }
 
     fn request(&mut self, job_id: JobId) -> Result<Option<RequestBody>, StoreError> {

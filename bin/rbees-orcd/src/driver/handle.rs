@@ -25,6 +25,7 @@ use crate::hashes::HashKey;
 use crate::ids::next_job_id;
 use crate::store::Class;
 use crate::store::housekeeping::{Housekeeper, PromptFile};
+use crate::subscribers::Reader;
 
 /// Callers that may wait for the driver at once; more are answered `TOO_MANY_REQUESTS`.
 const MAX_WAITING: usize = 8_192;
@@ -79,8 +80,17 @@ pub struct Accepted {
     pub model: String,
 }
 
+/// What a caller is told.
+#[derive(Debug)]
+pub(super) struct Reply {
+    /// The brain's answer.
+    pub answer: Answer,
+    /// The reader of a new job whose submitter reads it.
+    pub reader: Option<Reader>,
+}
+
 /// Who waits for an answer of the brain.
-pub(super) type Waiting = Option<(RequestId, oneshot::Sender<Answer>)>;
+pub(super) type Waiting = Option<(RequestId, oneshot::Sender<Reply>)>;
 /// A question that is asked where the brain is.
 pub(super) type Question = Box<dyn FnOnce(&Orchestrator, Time) + Send>;
 
@@ -156,11 +166,25 @@ impl Handle {
     /// # Errors
     /// What the brain refuses it for, or that the driver is overloaded or stopped.
     pub async fn submit(&self, task: CheckedTask) -> Result<Accepted, ErrorDetail> {
+        self.submit_and_read(task, false).await.map(|(accepted, _)| accepted)
+    }
+
+    /// As [`Self::submit`]. With `is_read` the caller is the new job's first reader, and is counted as
+    /// one before anybody else hears of the job. No reader comes of a submission whose key was used
+    /// before.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn submit_and_read(
+        &self,
+        task: CheckedTask,
+        is_read: bool,
+    ) -> Result<(Accepted, Option<Reader>), ErrorDetail> {
         let job_id = next_job_id();
-        let submission = submission(RequestId(0), job_id, &task, &self.hash_key);
+        let submission = Submission { is_read, ..submission(job_id, &task, &self.hash_key) };
         let body = RequestBody::new(task.request);
         let file = self.write_down(job_id, &body, task.durability).await?;
-        let answer = self
+        let Reply { answer, reader } = self
             .ask(|request, reply| {
                 let submission = Submission { request, ..submission };
                 Message::Submit(Box::new(submission), body, file, Some((request, reply)))
@@ -168,7 +192,7 @@ impl Handle {
             .await?;
         match answer {
             Answer::Accepted { job_id, status, queue_position, eta, replayed, model } => {
-                Ok(Accepted { job_id, status, queue_position, eta, replayed, model })
+                Ok((Accepted { job_id, status, queue_position, eta, replayed, model }, reader))
             }
             other => Err(unexpected(other)),
         }
@@ -430,13 +454,14 @@ impl Handle {
     }
 
     async fn event(&self, event: impl FnOnce(RequestId) -> Event) -> Result<Answer, ErrorDetail> {
-        self.ask(|request, reply| Message::Event(Box::new(event(request)), Some((request, reply)))).await
+        let asked = |request, reply| Message::Event(Box::new(event(request)), Some((request, reply)));
+        self.ask(asked).await.map(|reply| reply.answer)
     }
 
     async fn ask(
         &self,
-        message: impl FnOnce(RequestId, oneshot::Sender<Answer>) -> Message,
-    ) -> Result<Answer, ErrorDetail> {
+        message: impl FnOnce(RequestId, oneshot::Sender<Reply>) -> Message,
+    ) -> Result<Reply, ErrorDetail> {
         let _place = self.take_place()?;
         let request = RequestId(self.next_request.fetch_add(1, Ordering::Relaxed));
         let (reply, answer) = oneshot::channel();
@@ -463,9 +488,10 @@ impl Handle {
     }
 }
 
-fn submission(request: RequestId, job_id: JobId, task: &CheckedTask, hash_key: &HashKey) -> Submission {
+/// The submission of a task that nobody waits for or reads yet.
+fn submission(job_id: JobId, task: &CheckedTask, hash_key: &HashKey) -> Submission {
     Submission {
-        request,
+        request: RequestId(0),
         job_id,
         model: task.model.clone(),
         chat: task.request.messages.is_some(),
@@ -480,6 +506,7 @@ fn submission(request: RequestId, job_id: JobId, task: &CheckedTask, hash_key: &
         retry: task.retry,
         placement: task.placement.clone(),
         durability: task.durability,
+        is_read: false,
         idempotency: task
             .idempotency
             .as_ref()

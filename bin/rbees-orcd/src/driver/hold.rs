@@ -7,6 +7,7 @@ use api_types::{ErrorCode, ErrorDetail, JobId};
 use orchestrator_core::{Action, Answer, Event, Time};
 
 use super::brain::Brain;
+use super::handle::Reply;
 use super::round::{Act, Round};
 use crate::store::{Change, Class, StoreError};
 
@@ -82,7 +83,8 @@ impl Brain {
             && withdrawn.contains(job_id)
         {
             if let Some(waiting) = self.waiting.remove(request) {
-                let _ = waiting.send(Answer::Refused(storage_full()));
+                let refused = Answer::Refused(storage_full());
+                let _ = waiting.send(Reply { answer: refused, reader: None });
             }
             return None;
         }

@@ -3,7 +3,6 @@
 use api_types::{ErrorCode, ErrorDetail};
 use axum::extract::{FromRequest, Request};
 use bytes::{Bytes, BytesMut};
-use http_body::Body as _;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
@@ -21,7 +20,20 @@ impl FromRequest<App> for Raw {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
-        read(request, app.limits).await.map(Self)
+        Self::of(request, app.limits).await
+    }
+}
+
+impl Raw {
+    /// Reads the body of a request.
+    ///
+    /// # Errors
+    /// `BODY_TOO_LARGE`, or `REQUEST_TIMEOUT` when it does not arrive in time.
+    pub async fn of<B>(request: http::Request<B>, limits: Limits) -> Result<Self, ApiError>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        read(request, limits).await.map(Self)
     }
 }
 
@@ -38,7 +50,10 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     }
 }
 
-async fn read(request: Request, limits: Limits) -> Result<Bytes, ApiError> {
+async fn read<B>(request: http::Request<B>, limits: Limits) -> Result<Bytes, ApiError>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
     let declared = request.headers().get(http::header::CONTENT_LENGTH);
     let declared = declared.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let asks_first = request.headers().contains_key(http::header::EXPECT);
@@ -56,7 +71,10 @@ async fn read(request: Request, limits: Limits) -> Result<Bytes, ApiError> {
 
 /// A body of up to `limit` bytes. What is longer is read on for a while and dropped: a client
 /// that still sends when the connection closes would never see the answer.
-async fn collect(mut body: axum::body::Body, limit: usize) -> Result<Bytes, ApiError> {
+async fn collect<B>(mut body: B, limit: usize) -> Result<Bytes, ApiError>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
     let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let Some(first) = body.frame().await else { return Ok(Bytes::new()) };
     let first = first.map_err(|_| cut_short())?.into_data().unwrap_or_default();

@@ -1,6 +1,7 @@
 //! What every request passes: a correlation id, the checks of who may speak to us, the shape of
 //! errors, a count.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
@@ -23,8 +24,6 @@ use crate::metrics::Answered;
 const CORRELATION: &str = "x-correlation-id";
 /// Routes that never need a credential.
 const OPEN_ROUTES: &[&str] = &["/health", "/healthz", "/readyz"];
-/// Routes that submit jobs.
-const HOT_ROUTES: &[&str] = &["POST /v2/tasks", "POST /v1/chat/completions", "POST /v1/completions"];
 
 /// Who may speak to this daemon.
 #[derive(Debug)]
@@ -51,7 +50,7 @@ impl Guard {
         self.token.as_ref().map(Token::for_workers)
     }
 
-    fn check(&self, request: &Request) -> Result<(), ErrorDetail> {
+    fn check<B>(&self, request: &http::Request<B>) -> Result<(), ErrorDetail> {
         self.check_host(request)?;
         self.check_origin(request)?;
         self.check_token(request)
@@ -59,7 +58,7 @@ impl Guard {
 
     /// Exactly one `Host`, and one of ours: a name of a stranger that resolves to us is how web
     /// pages reach into a home network.
-    fn check_host(&self, request: &Request) -> Result<(), ErrorDetail> {
+    fn check_host<B>(&self, request: &http::Request<B>) -> Result<(), ErrorDetail> {
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else {
             return Err(host_refused("the request needs exactly one Host header"));
@@ -76,7 +75,7 @@ impl Guard {
     }
 
     /// Pages of other sites may not call us, whatever they send as content type.
-    fn check_origin(&self, request: &Request) -> Result<(), ErrorDetail> {
+    fn check_origin<B>(&self, request: &http::Request<B>) -> Result<(), ErrorDetail> {
         let refused = |what: String| {
             ErrorDetail::new(ErrorCode::OriginNotAllowed, format!("{what} may not call this server"))
                 .with_hint("add the site's host name to allowed_hosts in orchestrator.toml if it is yours")
@@ -95,7 +94,7 @@ impl Guard {
         Ok(())
     }
 
-    fn check_token(&self, request: &Request) -> Result<(), ErrorDetail> {
+    fn check_token<B>(&self, request: &http::Request<B>) -> Result<(), ErrorDetail> {
         let Some(token) = &self.token else { return Ok(()) };
         if OPEN_ROUTES.contains(&request.uri().path()) {
             return Ok(());
@@ -129,37 +128,66 @@ impl Guard {
     }
 }
 
-/// The middleware around every route.
+/// The middleware around every route that the router finds.
 pub(super) async fn front_door(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let correlation_id = correlation_id(request.headers());
     request.extensions_mut().insert(correlation_id.clone());
     let route = route_of(&request);
     let is_openai = request.uri().path().starts_with("/v1/");
-    let span = span_of(&request, &correlation_id, &route);
+    let span = tracing::info_span!("request", %correlation_id, method = %request.method(), route);
     let answer = match app.guard.check(&request) {
-        Ok(()) => answered(request, next, &correlation_id).instrument(span.clone()).await,
+        Ok(()) => caught(next.run(request), &correlation_id).instrument(span.clone()).await,
         Err(error) => ApiError(error).into_response(),
     };
     let answer = finish(answer, &correlation_id, is_openai);
-    let status = answer.status().as_u16();
-    span.in_scope(|| tracing::debug!(code = "HTTP", status, "answered"));
-    app.metrics.requests.get_or_create(&Answered { route, status }).inc();
+    span.in_scope(|| note(&app, &answer, route.into()));
+    answer
+}
+
+/// The same around a route by which jobs come in, met without the router (see [`super::hot`]).
+pub(super) async fn hot<B, F>(
+    app: App,
+    route: &'static str,
+    request: http::Request<B>,
+    handler: impl FnOnce(App, CorrelationId, http::Request<B>) -> F,
+) -> Response
+where
+    F: Future<Output = Response>,
+{
+    let correlation_id = correlation_id(request.headers());
+    let is_openai = request.uri().path().starts_with("/v1/");
+    let span = hot_span(&correlation_id, route);
+    let answer = match app.guard.check(&request) {
+        Ok(()) => {
+            let handled = handler(app.clone(), correlation_id.clone(), request);
+            caught(handled, &correlation_id).instrument(span.clone()).await
+        }
+        Err(error) => ApiError(error).into_response(),
+    };
+    let answer = finish(answer, &correlation_id, is_openai);
+    span.in_scope(|| note(&app, &answer, route.into()));
     answer
 }
 
 /// What puts the correlation id on log lines. A submission has none unless somebody asks for details:
 /// its span would cost more than its checks, and its few lines name the id themselves.
-fn span_of(request: &Request, correlation_id: &CorrelationId, route: &str) -> Span {
-    let (method, hot) = (request.method(), HOT_ROUTES.contains(&route));
-    if hot && !tracing::enabled!(tracing::Level::DEBUG) {
+fn hot_span(correlation_id: &CorrelationId, route: &str) -> Span {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
         return Span::none();
     }
-    tracing::info_span!("request", %correlation_id, %method, route)
+    tracing::info_span!("request", %correlation_id, method = "POST", route)
+}
+
+/// Counts an answer.
+fn note(app: &App, answer: &Response, route: Cow<'static, str>) {
+    let status = answer.status().as_u16();
+    tracing::debug!(code = "HTTP", status, "answered");
+    app.metrics.requests.get_or_create(&Answered { route, status }).inc();
 }
 
 /// Runs the handler; a panic becomes an answer instead of a lost connection.
-async fn answered(request: Request, next: Next, correlation_id: &CorrelationId) -> Response {
-    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+async fn caught(handled: impl Future<Output = Response>, correlation_id: &CorrelationId) -> Response {
+    match AssertUnwindSafe(handled).catch_unwind().await {
         Ok(answer) => answer,
         Err(_) => {
             tracing::error!(code = "PANIC", %correlation_id, "a handler panicked");

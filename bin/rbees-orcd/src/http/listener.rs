@@ -1,13 +1,13 @@
 //! The loop that accepts connections: limits on headers and connections, no Nagle delay, an
 //! orderly end.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
+use crate::http::Entrance;
 use crate::metrics::Metrics;
 
 /// Pause after a failed accept, for example when the process has no more file descriptors.
@@ -26,7 +27,7 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 /// Serves until `closing`, then lets open connections finish for up to `grace`.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    entrance: Entrance,
     limits: Limits,
     metrics: Metrics,
     closing: CancellationToken,
@@ -40,7 +41,7 @@ pub async fn serve(
             accepted = accept(&listener, &places) => accepted,
         };
         let Some((stream, place)) = accepted else { continue };
-        let connection = serve_connection(stream, router.clone(), limits, metrics.clone(), closing.clone());
+        let connection = serve_connection(stream, entrance.clone(), limits, metrics.clone(), closing.clone());
         connections.spawn(async move {
             connection.await;
             drop(place);
@@ -83,18 +84,22 @@ fn prepare(stream: &TcpStream, silent_time: Duration) {
 
 async fn serve_connection(
     stream: TcpStream,
-    router: Router,
+    entrance: Entrance,
     limits: Limits,
     metrics: Metrics,
     closing: CancellationToken,
 ) {
     prepare(&stream, limits.silent_time);
     metrics.connections.inc();
+    let answer = |request| {
+        let entrance = entrance.clone();
+        async move { Ok::<_, Infallible>(entrance.answer(request).await) }
+    };
     // hyper takes at most 100 header lines by itself; said aloud, each request would allocate for them.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_time)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service_fn(answer));
     tokio::pin!(connection);
     let ended = tokio::select! {
         biased;

@@ -21,7 +21,7 @@ use self::view::{events_url, task_view, why_ended};
 use super::body::Body;
 use super::error::job_not_found;
 use super::{ApiError, App, sse};
-use crate::driver::Accepted;
+use crate::driver::{Accepted, CheckedTask};
 use crate::store::history::Filter;
 use crate::subscribers::{JobLog, Reader};
 
@@ -77,11 +77,11 @@ pub async fn submit_task(
     let task = check_task(request, &headers, &correlation_id)?;
     let durability = task.durability;
     refuse_overflow(&app, &task).await?;
-    let accepted = submit(&app, task).await?;
     if query.stream.unwrap_or_else(|| sse::is_wanted(&headers)) {
-        let reader = attach_new(&app, accepted.job_id, &correlation_id).await?;
+        let (accepted, reader) = submit_and_read(&app, task, &correlation_id).await?;
         return Ok(with_job(sse::answer(reader.into_stream()), accepted.job_id));
     }
+    let accepted = counted(&app, app.driver.submit(task).await)?;
     let body = TaskAccepted {
         job_id: accepted.job_id,
         status: accepted.status,
@@ -208,12 +208,8 @@ pub async fn why_task(State(app): State<App>, Path(id): Path<String>) -> Result<
     Ok(Json(why_ended(&row, app.history.decisions(job_id).await?)))
 }
 
-/// Hands in a checked task and counts what became of it.
-///
-/// # Errors
-/// What the brain refuses it for.
-pub async fn submit(app: &App, task: crate::driver::CheckedTask) -> Result<Accepted, ErrorDetail> {
-    let answer = app.driver.submit(task).await;
+/// Counts what became of a submission.
+fn counted(app: &App, answer: Result<Accepted, ErrorDetail>) -> Result<Accepted, ErrorDetail> {
     let outcome = match &answer {
         Ok(accepted) if accepted.replayed => "replayed",
         Ok(_) => "accepted",
@@ -223,23 +219,29 @@ pub async fn submit(app: &App, task: crate::driver::CheckedTask) -> Result<Accep
     answer
 }
 
-/// A reader of a job that was just submitted.
+/// Hands in a checked task and reads its job from the start.
 ///
 /// # Errors
-/// As [`attach`].
-pub async fn attach_new(
+/// What the brain refuses it for, or as [`attach`].
+pub async fn submit_and_read(
     app: &App,
-    job_id: JobId,
+    task: CheckedTask,
     correlation_id: &CorrelationId,
-) -> Result<Reader, ApiError> {
-    match app.subscribers.log(job_id) {
-        Some(log) => Ok(app.subscribers.attach(log, None)),
-        // It has ended already, or is the first job of its idempotency key.
+) -> Result<(Accepted, Reader), ApiError> {
+    let (answer, reader) = match app.driver.submit_and_read(task, true).await {
+        Ok((accepted, reader)) => (Ok(accepted), reader),
+        Err(error) => (Err(error), None),
+    };
+    let accepted = counted(app, answer)?;
+    let reader = match reader {
+        Some(reader) => reader,
+        // It is the first job of its idempotency key.
         None => {
             let span = tracing::info_span!("attach", %correlation_id);
-            attach(app, job_id, None).instrument(span).await
+            attach(app, accepted.job_id, None).instrument(span).await?
         }
-    }
+    };
+    Ok((accepted, reader))
 }
 
 /// A reader of a job's events: from memory while it goes on, else from the database.

@@ -266,6 +266,11 @@ impl JobLog {
         first
     }
 
+    /// One more reader, of whom everybody knows.
+    pub(super) fn count_reader(&self) {
+        self.lock().readers += 1;
+    }
+
     /// One reader less; says whether that was reported.
     pub(super) fn reader_left(&self, report: &OnReaders) -> bool {
         let mut state = self.lock();

@@ -43,6 +43,7 @@ pub(super) struct HotSubmission<'a> {
     /// CBOR; absent when the job may run anywhere.
     placement: Option<Vec<u8>>,
     durability: Durability,
+    is_read: bool,
     idempotency: Option<(&'a str, &'a str)>,
     correlation_id: &'a str,
 }
@@ -128,6 +129,7 @@ impl<'a> HotSubmission<'a> {
             retry: submission.retry,
             placement: placed.then(|| to_cbor(&submission.placement)).transpose()?,
             durability: submission.durability,
+            is_read: submission.is_read,
             idempotency: submission.idempotency.as_ref().map(|i| (i.key.as_str(), i.digest.as_str())),
             correlation_id: submission.correlation_id.as_str(),
         })
@@ -150,6 +152,7 @@ impl<'a> HotSubmission<'a> {
             retry: self.retry,
             placement: self.placement.map(|cbor| from_cbor(&cbor)).transpose()?.unwrap_or_default(),
             durability: self.durability,
+            is_read: self.is_read,
             idempotency: self
                 .idempotency
                 .map(|(key, digest)| Idempotency { key: key.to_owned(), digest: digest.to_owned() }),

@@ -117,7 +117,7 @@ struct World<'a> {
 impl<'a> World<'a> {
     fn new(brain: Orchestrator, services: &'a BTreeMap<JobId, Service>) -> Self {
         let mut going: BTreeMap<WorkerId, BTreeSet<(JobId, Attempt)>> = BTreeMap::new();
-        for run in brain.jobs.values().filter_map(crate::job::Job::run) {
+        for run in brain.jobs.values().filter_map(|job| job.run()) {
             going.entry(run.worker_id).or_default().insert((run.job_id, run.attempt));
         }
         Self {

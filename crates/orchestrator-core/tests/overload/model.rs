@@ -300,6 +300,7 @@ impl Model {
             retry: RetryMode::BeforeFirstToken,
             placement: Placement::default(),
             durability: Durability::Durable,
+            is_read: false,
             idempotency: None,
             correlation_id: "model".parse().expect("an id"),
         }));

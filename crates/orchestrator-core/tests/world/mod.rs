@@ -95,6 +95,7 @@ pub fn submission(n: u128) -> Submission {
         retry: RetryMode::BeforeFirstToken,
         placement: Placement::default(),
         durability: Durability::Durable,
+        is_read: false,
         idempotency: None,
         correlation_id: "test".parse().expect("an id"),
     }

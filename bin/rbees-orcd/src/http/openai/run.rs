@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::driver::Handle;
-use crate::http::tasks::{attach_new, checked, refuse_overflow, submit, with_job};
+use crate::http::tasks::{checked, refuse_overflow, submit_and_read, with_job};
 use crate::http::{ApiError, App, openai, sse};
 use crate::subscribers::Reader;
 
@@ -69,9 +69,8 @@ impl Run {
     ) -> Result<Self, ApiError> {
         let task = checked(request, None, correlation_id)?;
         refuse_overflow(app, &task).await?;
-        let accepted = submit(app, task).await?;
+        let (accepted, reader) = submit_and_read(app, task, correlation_id).await?;
         let cancel = CancelOnDrop { driver: app.driver.clone(), job_id: accepted.job_id, armed: true };
-        let reader = attach_new(app, accepted.job_id, correlation_id).await?;
         Ok(Self {
             job_id: accepted.job_id,
             model: accepted.model,
