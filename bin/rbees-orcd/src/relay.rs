@@ -28,8 +28,8 @@ pub struct StallLimits {
 /// Where the events come from.
 #[derive(Debug)]
 pub enum Source {
-    /// A new run: the JSON of its request.
-    Execute(Bytes),
+    /// A new run: the JSON of its request, in two parts.
+    Execute(Vec<u8>, Bytes),
     /// The log of a run that a worker holds, from the event with the id `from` on.
     Resume {
         /// The job.
@@ -70,7 +70,7 @@ impl Relay {
     /// what ended it.
     pub async fn run(self, worker: WorkerClient, source: Source, report: impl Fn(Event)) {
         let opened = match source {
-            Source::Execute(request) => worker.execute_json(request).await,
+            Source::Execute(front, tail) => worker.execute_json(&front, tail).await,
             Source::Resume { job, attempt, from } => worker.events(&job, attempt, from).await,
         };
         let ending = match opened {

@@ -9,6 +9,7 @@ pub mod error;
 pub mod event;
 pub mod health;
 pub mod id;
+pub mod json;
 pub mod model;
 pub mod policy;
 pub mod pool;

@@ -27,6 +27,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long counting the tokens of a long prompt may take.
 const TOKENIZE_TIMEOUT: Duration = Duration::from_secs(15);
+/// A body of up to so many bytes is copied behind its head.
+const COPIED_BYTES: usize = 16 * 1024;
 /// Largest answer that is read whole, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
@@ -94,15 +96,15 @@ impl WorkerClient {
     /// # Errors
     /// See [`ClientError`]; a worker that refuses the run gives [`ClientError::Answered`].
     pub async fn execute(&self, run: &ExecuteRequest) -> Result<EventStream, ClientError> {
-        self.execute_json(encode(&self.base, run)?).await
+        self.execute_json(&[], encode(&self.base, run)?).await
     }
 
-    /// As [`Self::execute`], with the JSON of the request.
+    /// As [`Self::execute`], with the JSON of the request in two parts.
     ///
     /// # Errors
     /// As [`Self::execute`].
-    pub async fn execute_json(&self, body: Bytes) -> Result<EventStream, ClientError> {
-        self.stream("POST", "/execute", body).await
+    pub async fn execute_json(&self, front: &[u8], tail: Bytes) -> Result<EventStream, ClientError> {
+        self.stream("POST", "/execute", front, tail).await
     }
 
     /// The log of a run from the event with the id `from` and on as it grows; an id before the
@@ -111,7 +113,7 @@ impl WorkerClient {
     /// # Errors
     /// As [`Self::execute`]; a run the worker does not know is `JOB_NOT_FOUND` or `ATTEMPT_GONE`.
     pub async fn events(&self, job: &str, attempt: Attempt, from: u64) -> Result<EventStream, ClientError> {
-        self.stream("GET", &format!("{}?from={from}", log_path(job, attempt)), Bytes::new()).await
+        self.stream("GET", &format!("{}?from={from}", log_path(job, attempt)), &[], Bytes::new()).await
     }
 
     /// Tells the worker that the log of a run is no longer needed.
@@ -150,8 +152,14 @@ impl WorkerClient {
         decode(&self.base, &body)
     }
 
-    async fn stream(&self, method: &str, path: &str, body: Bytes) -> Result<EventStream, ClientError> {
-        let (status, mut stream) = self.within(ACCEPT_TIMEOUT, self.send(method, path, &body)).await?;
+    async fn stream(
+        &self,
+        method: &str,
+        path: &str,
+        front: &[u8],
+        tail: Bytes,
+    ) -> Result<EventStream, ClientError> {
+        let (status, mut stream) = self.within(ACCEPT_TIMEOUT, self.send(method, path, front, tail)).await?;
         if (200..300).contains(&status) {
             return Ok(stream);
         }
@@ -167,7 +175,7 @@ impl WorkerClient {
         limit: Duration,
     ) -> Result<Vec<u8>, ClientError> {
         self.within(limit, async {
-            let (status, mut stream) = self.send(method, path, &body).await?;
+            let (status, mut stream) = self.send(method, path, &[], body).await?;
             let body = stream.whole().await?;
             if (200..300).contains(&status) {
                 Ok(body)
@@ -182,9 +190,20 @@ impl WorkerClient {
     ///
     /// Every request of this API may be sent twice: a run is one run, an acknowledgement one
     /// acknowledgement. So a waiting connection that turns out to be dead costs nothing but a try.
-    async fn send(&self, method: &str, path: &str, body: &[u8]) -> Result<(u16, EventStream), ClientError> {
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        front: &[u8],
+        tail: Bytes,
+    ) -> Result<(u16, EventStream), ClientError> {
         let (authority, prefix) = self.split()?;
-        let request = self.written(method, authority, &[prefix, path], body);
+        let mut request = self.written(method, authority, &[prefix, path], front.len() + tail.len());
+        request.extend_from_slice(front);
+        // One write for what is short; what is long is not copied.
+        let short = tail.len() <= COPIED_BYTES;
+        request.extend_from_slice(if short { &tail } else { &[] });
+        let request = [request.into(), if short { Bytes::new() } else { tail }];
         if let Some(mut connection) = self.http.pool.take(authority) {
             match connection.send(&request).await {
                 Ok(status) => return Ok((status, self.body(connection))),
@@ -216,18 +235,17 @@ impl WorkerClient {
         Ok((authority, prefix))
     }
 
-    fn written(&self, method: &str, authority: &str, path: &[&str; 2], body: &[u8]) -> Vec<u8> {
+    /// The head of a request whose body has so many bytes.
+    fn written(&self, method: &str, authority: &str, path: &[&str; 2], length: usize) -> Vec<u8> {
         let [prefix, path] = path;
-        let mut request = Vec::with_capacity(256 + self.headers.len() + body.len());
+        let mut request = Vec::with_capacity(256 + self.headers.len() + length.min(COPIED_BYTES));
         // Writing to a Vec cannot fail.
         let _ = write!(
             request,
             "{method} {prefix}{path} HTTP/1.1\r\nhost: {authority}\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n{}\r\n",
-            body.len(),
+             content-length: {length}\r\n{}\r\n",
             self.headers
         );
-        request.extend_from_slice(body);
         request
     }
 

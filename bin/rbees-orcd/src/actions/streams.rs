@@ -52,8 +52,8 @@ impl Actions {
             .at(&open.uri, open.secret.as_deref())
             .with_correlation(&row.correlation_id)
             .with_acknowledged(&self.acknowledgements.for_run(&open.uri));
-        let body = request.with_head(&head);
-        self.start_relay(open.run, worker, false, Duration::ZERO, |_| Source::Execute(body));
+        let (front, tail) = request.with_head(&head);
+        self.start_relay(open.run, worker, false, Duration::ZERO, |_| Source::Execute(front, tail));
     }
 
     /// What a run goes on with: the tokens in the job's log.

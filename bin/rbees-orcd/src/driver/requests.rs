@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 
 use api_types::JobId;
-use api_types::task::Durability;
+use api_types::json::write_string;
+use api_types::task::{ChatMessage, Durability};
 use api_types::worker::ExecuteRequest;
 use bytes::Bytes;
 
@@ -19,11 +20,25 @@ const NO_JOB: &[u8] = br#"{"job_id":"""#;
 pub struct RequestBody(Bytes);
 
 impl RequestBody {
-    /// The JSON of `request`, whose ids are left out.
+    /// The JSON of `request`, whose ids are left out. Its texts come last and are copied once.
     pub fn new(mut request: ExecuteRequest) -> Self {
         request.job_id.clear();
-        // Wire types hold nothing that JSON cannot express.
-        Self(serde_json::to_vec(&request).unwrap_or_default().into())
+        let (prompt, messages) = (request.prompt.take(), request.messages.take());
+        let texts = messages.iter().flatten().map(|message| message.role.len() + message.content.len());
+        let length = prompt.as_ref().map_or(0, String::len) + texts.sum::<usize>();
+        let mut json = Vec::with_capacity(length + length / 16 + 512);
+        // Wire types hold nothing that JSON cannot express, and writing to a Vec cannot fail.
+        let _ = serde_json::to_writer(&mut json, &request);
+        json.pop();
+        if let Some(prompt) = prompt {
+            json.extend_from_slice(br#","prompt":"#);
+            write_string(&mut json, &prompt);
+        }
+        if let Some(messages) = messages {
+            write_messages(&mut json, &messages);
+        }
+        json.push(b'}');
+        Self(json.into())
     }
 
     /// What the database kept.
@@ -36,16 +51,28 @@ impl RequestBody {
         self.0.clone()
     }
 
-    /// The body of `/execute`: `head` has the ids of the attempt and nothing that the request has.
-    pub fn with_head(&self, head: &ExecuteRequest) -> Bytes {
-        let tail = self.0.strip_prefix(NO_JOB).unwrap_or(b"}");
-        let mut body = Vec::with_capacity(tail.len() + 320);
+    /// The body of `/execute` in two parts, so that a long request is not copied: `head` has the ids
+    /// of the attempt and nothing that the request has.
+    pub fn with_head(&self, head: &ExecuteRequest) -> (Vec<u8>, Bytes) {
+        let mut front = Vec::with_capacity(512);
         // Writing to a Vec cannot fail.
-        let _ = serde_json::to_writer(&mut body, head);
-        body.pop();
-        body.extend_from_slice(tail);
-        body.into()
+        let _ = serde_json::to_writer(&mut front, head);
+        front.pop();
+        let tail = if self.0.starts_with(NO_JOB) { self.0.slice(NO_JOB.len()..) } else { "}".into() };
+        (front, tail)
     }
+}
+
+fn write_messages(json: &mut Vec<u8>, messages: &[ChatMessage]) {
+    json.extend_from_slice(br#","messages":["#);
+    for (at, ChatMessage { role, content }) in messages.iter().enumerate() {
+        json.extend_from_slice(if at == 0 { br#"{"role":"# } else { br#",{"role":"# });
+        write_string(json, role);
+        json.extend_from_slice(br#","content":"#);
+        write_string(json, content);
+        json.push(b'}');
+    }
+    json.push(b']');
 }
 
 /// See the module.
@@ -94,14 +121,22 @@ mod tests {
     fn a_body_with_a_head_is_the_request_with_its_ids() {
         let request =
             ExecuteRequest { prompt: Some("\"{} \u{1f41d}".into()), seed: Some(7), ..Default::default() };
+        let message = |role: &str| ChatMessage { role: role.into(), content: "a\n\"b\"".into() };
+        let chat = ExecuteRequest {
+            messages: Some(vec![message("system"), message("user")]),
+            temperature: Some(0.5),
+            ..Default::default()
+        };
+        let empty = ExecuteRequest { messages: Some(Vec::new()), ..Default::default() };
         let head = ExecuteRequest {
             job_id: "job_1".into(),
             attempt: Some(Attempt(2)),
             incarnation: Some(Incarnation(3)),
             ..Default::default()
         };
-        for request in [request, ExecuteRequest::default()] {
-            let body = RequestBody::new(request.clone()).with_head(&head);
+        for request in [request, chat, empty, ExecuteRequest::default()] {
+            let (front, tail) = RequestBody::new(request.clone()).with_head(&head);
+            let body = [&front[..], &tail[..]].concat();
             let both = ExecuteRequest {
                 job_id: head.job_id.clone(),
                 attempt: head.attempt,

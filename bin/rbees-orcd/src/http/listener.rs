@@ -93,7 +93,8 @@ async fn serve_connection(
     metrics.connections.inc();
     let answer = |request| {
         let entrance = entrance.clone();
-        async move { Ok::<_, Infallible>(entrance.answer(request).await) }
+        // On the heap, so that a connection which only streams or waits does not hold its room.
+        Box::pin(async move { Ok::<_, Infallible>(entrance.answer(request).await) })
     };
     // hyper takes at most 100 header lines by itself; said aloud, each request would allocate for them.
     let connection = http1::Builder::new()

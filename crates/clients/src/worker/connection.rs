@@ -66,8 +66,12 @@ impl Connection {
     }
 
     /// Sends a request and reads the answer's head. Gives the status.
-    pub async fn send(&mut self, request: &[u8]) -> io::Result<u16> {
-        self.stream.write_all(request).await?;
+    pub async fn send(&mut self, [head, tail]: &[Bytes; 2]) -> io::Result<u16> {
+        if tail.is_empty() {
+            self.stream.write_all(head).await?;
+        } else {
+            self.stream.write_all_buf(&mut head.clone().chain(tail.clone())).await?;
+        }
         loop {
             if let Some(status) = self.head()? {
                 return Ok(status);
@@ -301,7 +305,13 @@ mod tests {
             5;x=y\r\nhello\r\n7\r\n, world\r\n0\r\nA: b\r\n\r\n";
         for size in [1, 2, 3, 7, 31, answer.len()] {
             let mut connection = served(answer.chunks(size).map(<[u8]>::to_vec).collect()).await;
-            assert_eq!(connection.send(b"GET / HTTP/1.1\r\n\r\n").await.expect("an answer"), 200);
+            assert_eq!(
+                connection
+                    .send(&[Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n"), Bytes::new()])
+                    .await
+                    .expect("an answer"),
+                200
+            );
             assert_eq!(whole(&mut connection).await.expect("a body"), b"hello, world", "parts of {size}");
             assert!(connection.is_reusable());
         }
@@ -311,7 +321,7 @@ mod tests {
     async fn a_body_of_known_length_ends_there() {
         let answer = b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy".to_vec();
         let mut connection = served(vec![answer]).await;
-        assert_eq!(connection.send(b"x").await.expect("an answer"), 503);
+        assert_eq!(connection.send(&[Bytes::from_static(b"x"), Bytes::new()]).await.expect("an answer"), 503);
         assert_eq!(whole(&mut connection).await.expect("a body"), b"busy");
         assert!(connection.is_reusable() && !connection.is_spoiled());
     }
@@ -320,7 +330,7 @@ mod tests {
     async fn a_connection_that_is_to_close_is_not_used_again() {
         let answer = b"HTTP/1.1 200 OK\r\nConnection: Close\r\ncontent-length: 1\r\n\r\n.".to_vec();
         let mut connection = served(vec![answer]).await;
-        connection.send(b"x").await.expect("an answer");
+        connection.send(&[Bytes::from_static(b"x"), Bytes::new()]).await.expect("an answer");
         whole(&mut connection).await.expect("a body");
         assert!(!connection.is_reusable());
     }
@@ -329,7 +339,7 @@ mod tests {
     async fn what_is_not_http_is_said_to_be_odd() {
         for answer in ["SSH-2.0-x\r\n\r\n", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"] {
             let mut connection = served(vec![answer.as_bytes().to_vec()]).await;
-            let error = match connection.send(b"x").await {
+            let error = match connection.send(&[Bytes::from_static(b"x"), Bytes::new()]).await {
                 Ok(_) => whole(&mut connection).await.expect_err("no chunk"),
                 Err(error) => error,
             };

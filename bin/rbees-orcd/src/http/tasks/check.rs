@@ -173,7 +173,7 @@ fn check_message(at: usize, message: &ChatMessage) -> Result<(), FieldProblem> {
 }
 
 fn no_nul(field: &str, text: &str) -> Result<(), FieldProblem> {
-    match text.bytes().position(|byte| byte == 0) {
+    match memchr::memchr(0, text.as_bytes()) {
         Some(at) => Err(FieldProblem::new(
             field,
             "nul_byte",
