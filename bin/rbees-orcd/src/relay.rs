@@ -69,11 +69,8 @@ impl Relay {
     /// Relays until the run's last event or a failure; `report` is told of the first token and of
     /// what ended it.
     pub async fn run(self, worker: WorkerClient, source: Source, report: impl Fn(Event)) {
-        let opened = match source {
-            Source::Execute(front, tail) => worker.execute_json(&front, tail).await,
-            Source::Resume { job, attempt, from } => worker.events(&job, attempt, from).await,
-        };
-        let ending = match opened {
+        // On the heap: what it takes to open a stream is not held as long as the stream is open.
+        let ending = match Box::pin(open(worker, source)).await {
             Ok(stream) => self.relay_events(stream, &report).await,
             Err(error) => Ending::Report(Box::new(self.not_opened(&error))),
         };
@@ -175,6 +172,13 @@ impl Relay {
             }
             _ => Event::StreamBroken { run, cause: cause_of(error) },
         }
+    }
+}
+
+async fn open(worker: WorkerClient, source: Source) -> Result<EventStream, ClientError> {
+    match source {
+        Source::Execute(front, tail) => worker.execute_json(&front, tail).await,
+        Source::Resume { job, attempt, from } => worker.events(&job, attempt, from).await,
     }
 }
 

@@ -1,8 +1,8 @@
 //! How everybody else speaks to the driver; hides its mailbox.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use api_types::event::Eta;
 use api_types::pool::PoolStatus;
@@ -11,6 +11,7 @@ use api_types::worker::{ExecuteRequest, FailedCall, HeartbeatCall, ReadyCall, Ru
 use api_types::{
     CorrelationId, ErrorCode, ErrorDetail, Incarnation, JobId, PoolId, SessionId, TenantId, WorkerId,
 };
+use bytes::Bytes;
 use orchestrator_core::policy::PolicyChange;
 use orchestrator_core::{
     Answer, Event, Idempotency, Notice, Orchestrator, PoolRow, RequestId, Run, Submission, Time,
@@ -114,6 +115,20 @@ pub(super) enum Message {
     Stop,
 }
 
+/// Something an operator watches, written down once for all who do.
+#[derive(Debug)]
+pub struct News {
+    notice: Notice,
+    frame: OnceLock<Bytes>,
+}
+
+impl News {
+    /// Its frame, which `encode` makes when it is first asked for.
+    pub fn frame(&self, encode: impl FnOnce(&Notice) -> Bytes) -> &Bytes {
+        self.frame.get_or_init(|| encode(&self.notice))
+    }
+}
+
 /// Speaks to the driver. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle(Arc<Shared>);
@@ -124,7 +139,7 @@ pub struct Shared {
     desk: Arc<Desk>,
     waiting: Arc<AtomicUsize>,
     next_request: AtomicU64,
-    notices: broadcast::Sender<Notice>,
+    notices: broadcast::Sender<Arc<News>>,
     smallest_context: AtomicU64,
     hash_key: HashKey,
     keeper: Housekeeper,
@@ -407,13 +422,15 @@ impl Handle {
     }
 
     /// What an operator watches, from now on.
-    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+    pub fn notices(&self) -> broadcast::Receiver<Arc<News>> {
         self.notices.subscribe()
     }
 
     /// Passes news on to whoever watches.
     pub(super) fn notify(&self, notice: Notice) {
-        let _ = self.notices.send(notice);
+        if self.notices.receiver_count() > 0 {
+            let _ = self.notices.send(Arc::new(News { notice, frame: OnceLock::new() }));
+        }
     }
 
     /// A worker answered a probe.

@@ -186,16 +186,22 @@ fn note(app: &App, answer: &Response, route: Cow<'static, str>) {
 }
 
 /// Runs the handler; a panic becomes an answer instead of a lost connection.
-async fn caught(handled: impl Future<Output = Response>, correlation_id: &CorrelationId) -> Response {
-    match AssertUnwindSafe(handled).catch_unwind().await {
-        Ok(answer) => answer,
-        Err(_) => {
-            tracing::error!(code = "PANIC", %correlation_id, "a handler panicked");
-            ApiError::new(ErrorCode::Internal, "this request met a fault of rbees itself")
-                .with_hint("please report it with the correlation id and the orchestrator's log")
-                .into_response()
-        }
-    }
+///
+/// No `async fn`: it would hold the handler twice.
+fn caught(
+    handled: impl Future<Output = Response>,
+    correlation_id: &CorrelationId,
+) -> impl Future<Output = Response> {
+    AssertUnwindSafe(handled)
+        .catch_unwind()
+        .map(move |answer| answer.unwrap_or_else(|_| panicked(correlation_id)))
+}
+
+fn panicked(correlation_id: &CorrelationId) -> Response {
+    tracing::error!(code = "PANIC", %correlation_id, "a handler panicked");
+    ApiError::new(ErrorCode::Internal, "this request met a fault of rbees itself")
+        .with_hint("please report it with the correlation id and the orchestrator's log")
+        .into_response()
 }
 
 /// Writes the body of an error, and the headers that every answer bears.

@@ -10,7 +10,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,11 +41,14 @@ pub async fn serve(
             accepted = accept(&listener, &places) => accepted,
         };
         let Some((stream, place)) = accepted else { continue };
-        let connection = serve_connection(stream, entrance.clone(), limits, metrics.clone(), closing.clone());
-        connections.spawn(async move {
-            connection.await;
-            drop(place);
-        });
+        let serving = Serving {
+            entrance: entrance.clone(),
+            limits,
+            metrics: metrics.clone(),
+            closing: closing.clone(),
+            _place: place,
+        };
+        connections.spawn(serving.connection(stream));
     }
     drop(listener);
     connections.close();
@@ -58,7 +61,7 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => Some((stream, place)),
@@ -82,36 +85,41 @@ fn prepare(stream: &TcpStream, silent_time: Duration) {
     let _ = socket.set_tcp_user_timeout(Some(silent_time));
 }
 
-async fn serve_connection(
-    stream: TcpStream,
+/// What one connection is served with.
+struct Serving {
     entrance: Entrance,
     limits: Limits,
     metrics: Metrics,
     closing: CancellationToken,
-) {
-    prepare(&stream, limits.silent_time);
-    metrics.connections.inc();
-    let answer = |request| {
-        let entrance = entrance.clone();
-        // On the heap, so that a connection which only streams or waits does not hold its room.
-        Box::pin(async move { Ok::<_, Infallible>(entrance.answer(request).await) })
-    };
-    // hyper takes at most 100 header lines by itself; said aloud, each request would allocate for them.
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_time)
-        .serve_connection(TokioIo::new(stream), service_fn(answer));
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => ended,
-        () = closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    _place: OwnedSemaphorePermit,
+}
+
+impl Serving {
+    async fn connection(self, stream: TcpStream) {
+        prepare(&stream, self.limits.silent_time);
+        self.metrics.connections.inc();
+        let answer = |request| {
+            let entrance = self.entrance.clone();
+            // On the heap, so that a connection which only streams or waits does not hold its room.
+            Box::pin(async move { Ok::<_, Infallible>(entrance.answer(request).await) })
+        };
+        // hyper takes at most 100 header lines by itself; said aloud, each request would allocate for them.
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_time)
+            .serve_connection(TokioIo::new(stream), service_fn(answer));
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            biased;
+            ended = connection.as_mut() => ended,
+            () = self.closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        self.metrics.connections.dec();
+        if let Err(error) = ended {
+            tracing::trace!(code = "CONNECTION_ENDED", %error, "a connection ended early");
         }
-    };
-    metrics.connections.dec();
-    if let Err(error) = ended {
-        tracing::trace!(code = "CONNECTION_ENDED", %error, "a connection ended early");
     }
 }

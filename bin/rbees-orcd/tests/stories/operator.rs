@@ -25,6 +25,38 @@ async fn news_of_jobs_and_workers_come_live() {
     assert!(seen.iter().any(|name| name == "worker"), "{seen:?}");
 }
 
+/// News are gathered, and each is there once and in order for everybody who watches.
+#[tokio::test]
+async fn every_watcher_sees_every_job_end_once() {
+    let daemon = Daemon::start().await;
+    let _worker = Worker::start(&daemon.url(""), &["a"]).await;
+    let mut watchers = Vec::new();
+    for _ in 0..3 {
+        let answer = daemon.http.get(daemon.url("/v2/events")).send().await.expect("a stream");
+        watchers.push(Follower::new(answer));
+    }
+    let mut jobs = Vec::new();
+    for _ in 0..30 {
+        jobs.push(daemon.submit(json!({ "prompt": "x" })).await);
+    }
+    for mut news in watchers {
+        let mut ended = Vec::new();
+        while ended.len() < jobs.len() {
+            let frame = news.next().await.expect("news");
+            let data: serde_json::Value = serde_json::from_slice(&frame.data).expect("JSON");
+            assert_ne!(data["type"], "lagged", "{data}");
+            if data["status"] == "completed" {
+                ended.push(data["job_id"].as_str().expect("an id").to_owned());
+            }
+        }
+        let mut ended_and_sorted = ended.clone();
+        ended_and_sorted.sort();
+        let mut expected = jobs.clone();
+        expected.sort();
+        assert_eq!(ended_and_sorted, expected);
+    }
+}
+
 #[tokio::test]
 async fn metrics_count_what_happened() {
     let daemon = Daemon::start().await;
