@@ -10,6 +10,7 @@ mod report;
 mod stats;
 mod storage;
 mod subjects;
+mod variants;
 
 use std::process::ExitCode;
 

@@ -10,7 +10,7 @@ use crate::load::{ClosedLoop, Connection, Target, Throughput};
 use crate::machine;
 use crate::relay::{CONNECTIONS, fresh};
 use crate::stats::median;
-use crate::subjects::{Kind, Programs, Subject, postgres};
+use crate::subjects::{Kind, Programs, Setup, Subject, postgres};
 
 /// Measures durable submissions per second.
 #[derive(clap::Args)]
@@ -63,8 +63,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 async fn measure(args: &Args, folder: &Path, length: usize, duration: Duration) -> anyhow::Result<Round> {
     let closed = ClosedLoop { connections: CONNECTIONS, warm_up: Duration::from_millis(300), duration };
-    let one_slot = ["--slots".to_owned(), "1".to_owned()];
-    let subject = Subject::with_fleet(Kind::RbeesDurable, &args.programs, folder, &one_slot).await?;
+    let one_slot = Setup { mock: vec!["--slots".to_owned(), "1".to_owned()], configuration: None };
+    let subject = Subject::with(Kind::RbeesDurable, &args.programs, folder, &one_slot).await?;
     let task = subject.submission_of(FOR_EVER);
     let short = closed.run(&task, subject.pid()).await.context("a short queue")?;
     fill(&task, length).await.context("filling the queue")?;

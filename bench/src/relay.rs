@@ -11,6 +11,7 @@ use crate::machine;
 use crate::report::{self, Report};
 use crate::storage::{self, Floor};
 use crate::subjects::{Kind, Programs, Subject};
+use crate::variants::{self, Shares};
 
 /// Measures added latency, requests per second, CPU per relayed token, memory per idle stream and
 /// durable submissions per second.
@@ -47,8 +48,6 @@ pub const CROWD: usize = 256;
 /// Size of a long prompt, in bytes, and how many are on their way at once.
 pub const LONG_PROMPT: usize = 220_000;
 const LONG_CONNECTIONS: usize = 8;
-/// Workers of the fleet that is compared with one worker.
-pub const FLEET: u16 = 256;
 /// Paced streams at once.
 pub const STREAMS: u32 = 64;
 /// Time between two tokens of a paced stream.
@@ -95,8 +94,8 @@ pub struct Measured {
     pub rounds: BTreeMap<Kind, Vec<Round>>,
     /// Bytes of the subject's memory per idle stream.
     pub idle_bytes: BTreeMap<Kind, f64>,
-    /// Answers per second of rbees with one worker and with a fleet, in turns, at 32 connections.
-    pub fleet: Vec<(f64, f64)>,
+    /// rbees beside itself, at 32 connections.
+    pub shares: Shares,
     /// By round.
     pub floors: Vec<Floor>,
     /// What was left out, and why.
@@ -149,10 +148,11 @@ async fn measure(args: &Args, plan: &Plan, folder: &Path) -> anyhow::Result<Meas
     eprintln!("idle streams");
     measure_idle(args, plan, folder, &mut measured).await?;
     if measured.rounds.contains_key(&Kind::RbeesMemory) {
-        eprintln!("a fleet");
-        match measure_fleet(args, plan, folder).await {
-            Ok(rates) => measured.fleet = rates,
-            Err(error) => measured.problems.push((Kind::RbeesMemory, format!("a fleet: {error:#}"))),
+        eprintln!("a fleet, a script, watchers");
+        let load = variants::load(plan.warm_up, plan.duration);
+        match variants::measure(&args.programs, folder, plan.rounds, &load).await {
+            Ok(shares) => measured.shares = shares,
+            Err(error) => measured.problems.push((Kind::RbeesMemory, format!("beside itself: {error:#}"))),
         }
     }
     Ok(measured)
@@ -216,22 +216,6 @@ async fn measure_idle(
         }
     }
     Ok(())
-}
-
-/// One worker and many, in turns on two fresh orchestrators.
-async fn measure_fleet(args: &Args, plan: &Plan, folder: &Path) -> anyhow::Result<Vec<(f64, f64)>> {
-    let options = ["--workers".to_owned(), FLEET.to_string()];
-    let one = Subject::start(Kind::RbeesMemory, &args.programs, &fresh(folder, "one")?).await?;
-    let many =
-        Subject::with_fleet(Kind::RbeesMemory, &args.programs, &fresh(folder, "many")?, &options).await?;
-    let closed = ClosedLoop { connections: CONNECTIONS, warm_up: plan.warm_up, duration: plan.duration };
-    let mut rates = Vec::new();
-    for _ in 0..plan.rounds {
-        let alone = closed.run(&one.chat(1, 0, false), one.pid()).await?;
-        let among = closed.run(&many.chat(1, 0, false), many.pid()).await?;
-        rates.push((alone.per_second, among.per_second));
-    }
-    Ok(rates)
 }
 
 async fn idle(kind: Kind, args: &Args, plan: &Plan, folder: &Path) -> anyhow::Result<f64> {

@@ -31,6 +31,10 @@ pub struct Report {
     pub floor: FloorRow,
     /// Answers per second of rbees with 256 workers, as a share of those with one.
     pub fleet_share: Option<f64>,
+    /// The same with a scripted policy, as a share of those with the built-in one.
+    pub script_share: Option<f64>,
+    /// The same with ten watchers, as a share of those with none.
+    pub watched_share: Option<f64>,
     /// What was left out and why.
     pub left_out: Vec<String>,
 }
@@ -102,7 +106,9 @@ impl Report {
                 append_us: floor(|floor| floor.append_us),
                 sqlite_per_second: floor(|floor| floor.sqlite_per_second),
             },
-            fleet_share: median(&measured.fleet.iter().map(|(one, many)| many / one).collect::<Vec<_>>()),
+            fleet_share: median(&measured.shares.fleet),
+            script_share: median(&measured.shares.script),
+            watched_share: median(&measured.shares.watched),
             left_out: measured.problems.iter().map(|(kind, why)| format!("{}: {why}", kind.name())).collect(),
         }
     }

@@ -31,6 +31,9 @@ pub struct Programs {
     /// The router of vLLM.
     #[arg(long)]
     pub vllm_router: Option<PathBuf>,
+    /// SMG, the successor of SGLang's router.
+    #[arg(long)]
+    pub smg: Option<PathBuf>,
 }
 
 /// A kind of subject.
@@ -45,6 +48,8 @@ pub enum Kind {
     SglangRouter,
     /// The router of vLLM, round robin.
     VllmRouter,
+    /// SMG, round robin.
+    Smg,
     /// rbees, jobs in memory only.
     RbeesMemory,
     /// rbees, each job on disk before it goes on.
@@ -53,11 +58,12 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Direct,
         Self::Haproxy,
         Self::SglangRouter,
         Self::VllmRouter,
+        Self::Smg,
         Self::RbeesMemory,
         Self::RbeesDurable,
     ];
@@ -69,6 +75,7 @@ impl Kind {
             Self::Haproxy => "haproxy",
             Self::SglangRouter => "sglang-router",
             Self::VllmRouter => "vllm-router",
+            Self::Smg => "smg",
             Self::RbeesMemory => "rbees-memory",
             Self::RbeesDurable => "rbees-durable",
         }
@@ -81,8 +88,17 @@ impl Kind {
 
     /// Whether it is one of the LLM routers we compare with.
     pub const fn is_router(self) -> bool {
-        matches!(self, Self::SglangRouter | Self::VllmRouter)
+        matches!(self, Self::SglangRouter | Self::VllmRouter | Self::Smg)
     }
+}
+
+/// What is special about a subject.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// Options for the mock: `--workers N`, `--slots N`.
+    pub mock: Vec<String>,
+    /// More lines for the configuration; ours only.
+    pub configuration: Option<String>,
 }
 
 /// A subject that runs and answers.
@@ -100,45 +116,38 @@ impl Subject {
     /// # Errors
     /// When a program does not start or does not answer; with what it said.
     pub async fn start(kind: Kind, programs: &Programs, folder: &Path) -> anyhow::Result<Self> {
-        Self::with_fleet(kind, programs, folder, &[]).await
+        Self::with(kind, programs, folder, &Setup::default()).await
     }
 
-    /// As [`Self::start`], with options for the mock: `--workers N`, `--slots N`.
+    /// As [`Self::start`], with something special about it.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub async fn with_fleet(
-        kind: Kind,
-        programs: &Programs,
-        folder: &Path,
-        fleet: &[String],
-    ) -> anyhow::Result<Self> {
+    pub async fn with(kind: Kind, programs: &Programs, folder: &Path, setup: &Setup) -> anyhow::Result<Self> {
         let folder = folder.join(kind.name());
         std::fs::create_dir_all(&folder)?;
-        let mut subject = Self::launch(kind, programs, &folder, fleet).await?;
+        let mut subject = Self::launch(kind, programs, &folder, setup).await?;
         let chat = subject.chat(1, 0, false);
         subject.running.until_answers(&chat).await?;
         Ok(subject)
     }
 
-    async fn launch(
-        kind: Kind,
-        programs: &Programs,
-        folder: &Path,
-        fleet: &[String],
-    ) -> anyhow::Result<Self> {
+    async fn launch(kind: Kind, programs: &Programs, folder: &Path, setup: &Setup) -> anyhow::Result<Self> {
         if kind == Kind::Direct {
-            let (running, address) = process::mock(machine::SUBJECT_CPU, folder, None, fleet).await?;
+            let (running, address) = process::mock(machine::SUBJECT_CPU, folder, None, &setup.mock).await?;
             return Ok(Self { kind, address, running, _behind: None });
         }
         let address = process::free_address()?;
         let orchestrator = kind.is_rbees().then_some(address);
-        let (behind, mock) = process::mock(machine::LOAD_CPU, folder, orchestrator, fleet).await?;
+        let (behind, mock) = process::mock(machine::LOAD_CPU, folder, orchestrator, &setup.mock).await?;
         let running = match kind {
             Kind::Haproxy => haproxy::start(programs, folder, address, mock)?,
             Kind::SglangRouter => routers::sglang(programs, folder, address, mock)?,
             Kind::VllmRouter => routers::vllm(programs, folder, address, mock)?,
-            Kind::Direct | Kind::RbeesMemory | Kind::RbeesDurable => rbees::start(programs, folder, address)?,
+            Kind::Smg => routers::smg(programs, folder, address, mock)?,
+            Kind::Direct | Kind::RbeesMemory | Kind::RbeesDurable => {
+                rbees::start(programs, folder, address, setup.configuration.as_deref().unwrap_or_default())?
+            }
         };
         Ok(Self { kind, address, running, _behind: Some(behind) })
     }
@@ -146,6 +155,11 @@ impl Subject {
     /// The process to account CPU and memory to.
     pub fn pid(&self) -> u32 {
         self.running.pid()
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// A chat completion of `tokens` tokens, one each `gap_us` microseconds.
@@ -162,7 +176,7 @@ impl Subject {
         let durability = match self.kind {
             Kind::RbeesMemory => r#","durability":"memory""#,
             Kind::RbeesDurable => r#","durability":"durable""#,
-            Kind::Direct | Kind::Haproxy | Kind::SglangRouter | Kind::VllmRouter => "",
+            Kind::Direct | Kind::Haproxy | Kind::SglangRouter | Kind::VllmRouter | Kind::Smg => "",
         };
         let body = format!(
             r#"{{"model":"mock","messages":[{{"role":"user","content":"gap_us={gap_us} {text}"}}],"max_tokens":{tokens},"stream":{stream},"temperature":0{durability}}}"#

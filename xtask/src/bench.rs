@@ -29,11 +29,13 @@ pub fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     process::run(workspace.cargo().args(["build", "--release", "--locked", "--package", "bench"]))?;
     let sglang = Venv::with(workspace, "sglang-router", &["sglang-router==0.3.2"])?;
     let vllm = Venv::with(workspace, "vllm-router", &["vllm-router==0.1.17"])?;
+    let smg = Venv::with(workspace, "smg", &["smg==1.13.0"])?;
     let mut bench = std::process::Command::new(workspace.program("bench"));
     bench.args(&args.rest).current_dir(&workspace.root);
     bench.arg("--rbees-orcd").arg(workspace.program("rbees-orcd"));
     bench.arg("--sglang-router").arg(sglang.bin().join("sglang-router"));
     bench.arg("--vllm-router").arg(vllm.bin().join("vllm-router"));
+    bench.arg("--smg").arg(smg.bin().join("smg"));
     if args.rest.first().is_some_and(|bench| bench == "queue")
         && let Some(folder) =
             process::find("postgres").and_then(|path| Some(path.canonicalize().ok()?.parent()?.to_owned()))

@@ -46,9 +46,21 @@ impl Connection {
     /// # Errors
     /// When the connection breaks or the server refuses.
     pub async fn post(&mut self, path: &str, body: Bytes) -> anyhow::Result<Response<Incoming>> {
+        self.send(Method::POST, path, body).await
+    }
+
+    /// Asks for a resource; as [`Connection::post`].
+    ///
+    /// # Errors
+    /// As [`Connection::post`].
+    pub async fn get(&mut self, path: &str) -> anyhow::Result<Response<Incoming>> {
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    async fn send(&mut self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Response<Incoming>> {
         self.sender.ready().await?;
         let request = Request::builder()
-            .method(Method::POST)
+            .method(method)
             .uri(path)
             .header("host", self.address.to_string())
             .header("content-type", "application/json")

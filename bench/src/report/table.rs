@@ -40,8 +40,10 @@ pub fn markdown(report: &Report) -> String {
         shown(report.floor.append_us),
         shown(report.floor.sqlite_per_second),
     );
-    let mut rows = vec![vec!["ours / theirs, this run".to_owned(), "ratio".to_owned()]];
-    rows.extend(ratios(report).into_iter().map(|ratio| vec![ratio.what, format!("{:.2}", ratio.value)]));
+    let mut rows = vec![vec!["ours / theirs, this run".to_owned(), "ratio".to_owned(), "bar".to_owned()]];
+    rows.extend(ratios(report).into_iter().map(|ratio| {
+        vec![ratio.what.to_owned(), format!("{:.2}", ratio.value), ratio.bar.verdict(ratio.value)]
+    }));
     out.push_str(&aligned(&rows));
     for line in &report.left_out {
         let _ = writeln!(out, "\nLeft out: {}", line.lines().collect::<Vec<_>>().join(" "));

@@ -33,6 +33,18 @@ pub fn vllm(
     router(command, folder, address, mock)
 }
 
+/// Starts SMG in front of `mock`.
+pub fn smg(
+    programs: &Programs,
+    folder: &Path,
+    address: SocketAddr,
+    mock: SocketAddr,
+) -> anyhow::Result<Running> {
+    let mut command = Command::new(programs.smg.as_ref().context("its program is not given")?);
+    command.arg("launch");
+    router(command, folder, address, mock)
+}
+
 fn router(
     mut command: Command,
     folder: &Path,
