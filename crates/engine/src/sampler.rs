@@ -1,12 +1,13 @@
 //! How the next token is chosen from a model's scores. Pure: the same input gives the same token.
 //!
-//! Order: penalties, `logit_bias`, top-k, top-p, min-p, temperature, draw. The draw for token `i`
+//! Order: what may come at all, penalties, `logit_bias`, top-k, top-p, min-p, temperature, draw. The draw for token `i`
 //! depends on `(seed, i)` alone, so a run that goes on elsewhere draws what it would have drawn.
 
 use std::collections::{HashMap, HashSet};
 
 use api_types::sampling::Sampling;
 
+use crate::constraint::Allowed;
 use crate::traits::Token;
 
 /// Chooses the tokens of one run.
@@ -51,7 +52,15 @@ impl Sampler {
     /// `None` only when there is no score at all. A score that is not a number counts as the
     /// lowest.
     pub fn next(&mut self, logits: &[f32]) -> Option<Token> {
-        let token = if self.settings.temperature == 0.0 { self.greedy(logits) } else { self.draw(logits) }?;
+        self.next_of(logits, None)
+    }
+
+    /// As [`Sampler::next`], but only a token that is allowed, where `allowed` says which are.
+    ///
+    /// `None` also when no token with a score is allowed.
+    pub fn next_of(&mut self, logits: &[f32], allowed: Option<&Allowed>) -> Option<Token> {
+        let greedy = self.settings.temperature == 0.0;
+        let token = if greedy { self.greedy(logits, allowed) } else { self.draw(logits, allowed) }?;
         self.accept(token);
         Some(token)
     }
@@ -72,16 +81,16 @@ impl Sampler {
     }
 
     /// The highest score; the lowest id of equals.
-    fn greedy(&mut self, logits: &[f32]) -> Option<Token> {
-        if !self.adjusts() {
-            return best(logits.iter().copied().enumerate());
+    fn greedy(&mut self, logits: &[f32], allowed: Option<&Allowed>) -> Option<Token> {
+        if !self.adjusts() && allowed.is_none() {
+            return best((0..).zip(logits.iter().copied()));
         }
-        self.fill(logits);
-        best(self.scratch.iter().map(|candidate| candidate.score).enumerate())
+        self.fill(logits, allowed);
+        best(self.scratch.iter().map(|candidate| (candidate.token, candidate.score)))
     }
 
-    fn draw(&mut self, logits: &[f32]) -> Option<Token> {
-        self.fill(logits);
+    fn draw(&mut self, logits: &[f32], allowed: Option<&Allowed>) -> Option<Token> {
+        self.fill(logits, allowed);
         let mut candidates = std::mem::take(&mut self.scratch);
         truncate(&mut candidates, &self.settings);
         let token = pick(
@@ -93,8 +102,16 @@ impl Sampler {
         token
     }
 
-    /// All tokens with penalties and bias applied, by id.
-    fn fill(&mut self, logits: &[f32]) {
+    /// All tokens that may come, with penalties and bias applied, by id.
+    fn fill(&mut self, logits: &[f32], allowed: Option<&Allowed>) {
+        self.adjust(logits);
+        // Taken out at the end: until here the place of a token in the list is its id.
+        if let Some(allowed) = allowed {
+            self.scratch.retain(|candidate| allowed.contains(candidate.token));
+        }
+    }
+
+    fn adjust(&mut self, logits: &[f32]) {
         self.scratch.clear();
         self.scratch.extend((0..).zip(logits).map(|(token, score)| Candidate {
             token,
@@ -124,15 +141,15 @@ impl Sampler {
     }
 }
 
-fn best(scores: impl Iterator<Item = (usize, f32)>) -> Option<Token> {
-    let mut best: Option<(usize, f32)> = None;
+fn best(scores: impl Iterator<Item = (Token, f32)>) -> Option<Token> {
+    let mut best: Option<(Token, f32)> = None;
     for (token, score) in scores {
         let score = if score.is_nan() { f32::MIN } else { score };
         if best.is_none_or(|(_, highest)| score > highest) {
             best = Some((token, score));
         }
     }
-    best.and_then(|(token, _)| Token::try_from(token).ok())
+    best.map(|(token, _)| token)
 }
 
 /// Higher scores first, lower ids first among equals.

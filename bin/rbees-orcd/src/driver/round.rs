@@ -20,6 +20,7 @@ pub(super) struct Round {
 }
 
 /// One thing that waits for the commit.
+#[expect(clippy::large_enum_variant, reason = "nearly all are actions; a box for each would cost more")]
 pub(super) enum Act {
     /// The brain asked for it.
     Action(Action),
