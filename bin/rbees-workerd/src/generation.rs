@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use api_types::event::{RunEnd, RunMetrics, StopReason, TaskEvent};
 use api_types::sampling::Sampling;
 use api_types::{CorrelationId, ErrorCode, ErrorDetail};
+use engine::constraint::Constraint;
 use engine::sampler::Sampler;
 use engine::{Token, Tokenizer};
 
+use crate::form;
 use crate::replay::Replay;
 use crate::runs::Run;
 use crate::text::{Settled, TokenText};
@@ -40,6 +42,8 @@ pub struct Job {
     pub token_ids: bool,
     /// What another worker has done of it; empty for a run from the start.
     pub replay: Replay,
+    /// The form that the text must have, where it must: it has taken the tokens of `replay` already.
+    pub constraint: Option<Box<Constraint>>,
 }
 
 /// How a run ended.
@@ -107,6 +111,7 @@ impl Generation {
                 self.feed.push(token);
             }
         }
+        self.over = self.unless_complete(self.over.clone());
         self.out_in_feed = self.out;
         self.next = None;
     }
@@ -174,21 +179,41 @@ impl Generation {
             self.sampler.accept(token);
             let finish = self.take(token, tokenizer);
             self.show_now_and_then(now);
-            return finish;
+            return self.unless_complete(finish);
         }
-        let Some(token) = self.sampler.next(logits) else {
-            let error = ErrorDetail::new(ErrorCode::EngineFailed, "the engine gave no scores for a row");
-            return Some(Finish::Failed(error));
+        let token = match self.draw(logits) {
+            Ok(token) => token,
+            Err(error) => return Some(Finish::Failed(error)),
         };
         self.first_token.get_or_insert(now);
         if ends.binary_search(&token).is_ok() {
             return Some(Finish::Stopped(StopReason::Eos));
         }
-        let finish = self.take(token, tokenizer);
+        let follows = self.job.constraint.as_mut().map_or(Ok(()), |constraint| constraint.accept(token));
+        let broken = follows.err().map(|error| Finish::Failed(form::failure(&error)));
+        let finish = self.take(token, tokenizer).or(broken);
         if finish.is_none() {
             self.show_now_and_then(now);
         }
-        finish
+        self.unless_complete(finish)
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> Result<Token, ErrorDetail> {
+        let allowed = self.job.constraint.as_mut().map(|constraint| constraint.allowed()).transpose();
+        let allowed = allowed.map_err(|error| form::failure(&error))?;
+        self.sampler.next_of(logits, allowed).ok_or_else(|| {
+            ErrorDetail::new(ErrorCode::EngineFailed, "the engine gave no scores that could be drawn from")
+        })
+    }
+
+    /// How the run ends, or not, after a token: a text that has its form and after which nothing may
+    /// follow is at its end, even where it has used up its tokens with that. A stop string comes first.
+    fn unless_complete(&self, finish: Option<Finish>) -> Option<Finish> {
+        let complete = self.job.constraint.as_ref().is_some_and(|constraint| constraint.is_complete());
+        if !complete || !self.job.replay.is_done() || finish == Some(Finish::Stopped(StopReason::Stop)) {
+            return finish;
+        }
+        Some(Finish::Stopped(StopReason::Eos))
     }
 
     fn take(&mut self, token: Token, tokenizer: &dyn Tokenizer) -> Option<Finish> {

@@ -7,6 +7,7 @@
 //! - [`decode`] is the one thread that owns the engine; [`batch`] decides the rows of each step;
 //!   [`generation`] is one run inside it; [`text`] turns token bytes into events.
 //! - [`replay`] is the part of a completion that another worker has made.
+//! - [`form`] makes ready what a completion must keep to.
 //! - [`prompt`] applies the model's chat template.
 //! - [`register`] and [`report`] tell others about this worker.
 
@@ -14,6 +15,7 @@ pub mod batch;
 pub mod capabilities;
 pub mod config;
 pub mod decode;
+pub mod form;
 pub mod generation;
 pub mod guard;
 pub mod http;

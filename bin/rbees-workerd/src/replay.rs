@@ -36,6 +36,11 @@ impl Replay {
         self.left.next()
     }
 
+    /// Whether all of them were taken.
+    pub fn is_done(&self) -> bool {
+        self.left.len() == 0
+    }
+
     /// All tokens at once when there are too many for a step each; else none.
     pub fn take_if_long(&mut self) -> vec::IntoIter<Token> {
         if self.left.len() > EXACT_REPLAY { std::mem::take(&mut self.left) } else { vec::IntoIter::default() }

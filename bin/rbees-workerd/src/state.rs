@@ -5,8 +5,9 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use api_types::worker::{ReadyCall, WorkerFacts, WorkerHealth, WorkerStatus};
+use api_types::worker::{JSON_SCHEMA, ReadyCall, WorkerFacts, WorkerHealth, WorkerStatus};
 use api_types::{ErrorCode, ErrorDetail, Incarnation, InstanceId, PROTOCOL};
+use engine::constraint::Vocabulary;
 use engine::{Backend, ModelInfo};
 use tokio::sync::watch;
 
@@ -41,6 +42,8 @@ pub struct WorkerState {
 pub struct Model {
     /// Makes prompts.
     pub prompts: Arc<Prompts>,
+    /// Holds runs to a form; `None` where the model's tokens do not allow it.
+    pub vocabulary: Option<Arc<Vocabulary>>,
     /// Reaches the decode thread.
     pub commands: Sender<Command>,
 }
@@ -146,9 +149,10 @@ impl WorkerState {
     /// The model is loaded.
     pub fn loaded(&self, model: Model) {
         let info = model.prompts.info().clone();
+        let keeps_forms = model.vocabulary.is_some();
         let _ = self.model.set(model);
         self.change(|current| {
-            fill_in(&mut current.facts, &info);
+            fill_in(&mut current.facts, &info, keeps_forms);
             current.progress = 1.0;
             if current.status == WorkerStatus::Loading {
                 current.status = WorkerStatus::Ready;
@@ -275,7 +279,7 @@ fn engine_name(backend: Backend) -> String {
 }
 
 /// What the engine really did.
-fn fill_in(facts: &mut WorkerFacts, info: &ModelInfo) {
+fn fill_in(facts: &mut WorkerFacts, info: &ModelInfo, keeps_forms: bool) {
     facts.devices.clone_from(&info.devices);
     facts.context_length = info.context_length;
     facts.vram_bytes = info.vram_bytes;
@@ -285,5 +289,6 @@ fn fill_in(facts: &mut WorkerFacts, info: &ModelInfo) {
     facts.engine.clone_from(&info.engine);
     facts.capabilities = vec!["completion".to_owned()];
     facts.capabilities.extend(info.chat_template.as_ref().map(|_| "chat".to_owned()));
+    facts.capabilities.extend(keeps_forms.then(|| JSON_SCHEMA.to_owned()));
     facts.capabilities.push(info.backend.to_string());
 }

@@ -3,10 +3,12 @@
 
 mod common;
 
-use api_types::event::TaskEvent;
+use api_types::event::{StopReason, TaskEvent};
+use api_types::format::ResponseFormat;
 use api_types::worker::{Continuation, EXACT_REPLAY, ExecuteRequest, Seam};
 use api_types::{Attempt, ErrorCode};
 use common::{Worker, finished, request};
+use serde_json::{Value, json};
 
 const CONTEXT: [&str; 4] = ["--context", "2048", "--slots", "4"];
 
@@ -84,6 +86,54 @@ async fn a_seeded_run_with_penalties_draws_what_it_would_have_drawn() {
         ..with_ids("drawn", 60)
     };
     assert_cut_anywhere(&worker, &first, 1..=60).await;
+}
+
+/// A run that must say what the schema asks for, in more tokens than are taken one by one.
+fn formed(job_id: &str) -> ExecuteRequest {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "log": { "type": "array", "minItems": 12, "maxItems": 12,
+                "items": { "type": "string", "minLength": 60, "maxLength": 80 } },
+            "count": { "type": "integer", "minimum": 0, "maximum": 9 }
+        },
+        "required": ["log", "count"],
+        "additionalProperties": false
+    });
+    ExecuteRequest {
+        temperature: Some(1.0),
+        response_format: Some(ResponseFormat::of_schema(&schema)),
+        ..with_ids(job_id, 1500)
+    }
+}
+
+#[tokio::test]
+async fn a_form_is_kept_across_the_seam() {
+    let worker = Worker::start("fake:bee", &CONTEXT).await;
+    let first = formed("formed");
+    let whole = worker.run(&first).await;
+    let (text, end) = finished(&whole);
+    let value: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((value["log"].as_array().map(Vec::len), end.stop_reason), (Some(12), StopReason::Eos));
+    let count = end.tokens_out as usize;
+    assert!(count > EXACT_REPLAY + 20, "{count} tokens");
+    let cuts = (1..=40).chain(EXACT_REPLAY - 2..EXACT_REPLAY + 3).chain(count - 20..=count);
+    assert_cut_anywhere(&worker, &first, cuts).await;
+}
+
+#[tokio::test]
+async fn tokens_that_do_not_follow_the_form_are_not_continued() {
+    let worker = Worker::start("fake:bee", &CONTEXT).await;
+    let first = formed("broken");
+    let tokens = vec![u32::from(b'{'), u32::from(b'x')];
+    let continuation = Some(Continuation { tokens, seams: Vec::new() });
+    let broken = ExecuteRequest { attempt: Some(Attempt(2)), continuation, ..first };
+    let refusal = worker.refusal(&broken).await;
+    assert_eq!(
+        (refusal.code, refusal.field.as_deref()),
+        (ErrorCode::InvalidField, Some("continuation.tokens.1"))
+    );
+    assert_eq!(worker.busy().await, 0, "no slot is left taken");
 }
 
 #[tokio::test]

@@ -69,6 +69,7 @@ error_codes! {
     ContextOverflow "CONTEXT_OVERFLOW" 422 false "The prompt has more tokens than the context holds.";
     NoChatTemplate "NO_CHAT_TEMPLATE" 422 false "The model has no chat template, so messages cannot be turned into a prompt.";
     TemplateFailed "TEMPLATE_FAILED" 422 false "The model's chat template refused these messages or ran past its limits.";
+    FormatFailed "FORMAT_FAILED" 422 false "The answer could not be kept to its response format.";
     IdempotencyConflict "IDEMPOTENCY_CONFLICT" 409 false "The idempotency key was used with another request.";
     EventsEvicted "EVENTS_EVICTED" 410 false "The events of this job are no longer kept.";
     QueueFull "QUEUE_FULL" 429 true "The queue holds as many jobs as it may.";

@@ -7,6 +7,7 @@
 
 pub mod error;
 pub mod event;
+pub mod format;
 pub mod health;
 pub mod id;
 pub mod json;

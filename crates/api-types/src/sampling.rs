@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::format::ResponseFormat;
+use crate::worker::JSON_SCHEMA;
+
 /// `max_tokens` when a client names none on `/v2`.
 pub const DEFAULT_MAX_TOKENS: u32 = 512;
 /// `temperature` when a client names none.
@@ -37,7 +40,7 @@ impl FieldProblem {
 
 /// Sampling settings with every default filled in.
 ///
-/// Applied in the order penalties, top-k, top-p, min-p, temperature, draw. The draw for token `i`
+/// Applied in the order form, penalties, top-k, top-p, min-p, temperature, draw. The draw for token `i`
 /// depends on `(seed, i)` alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,6 +67,8 @@ pub struct Sampling {
     pub seed: Option<u64>,
     /// The text ends before the first of these to appear.
     pub stop: Vec<String>,
+    /// What form the text must have; `None` means any.
+    pub response_format: Option<ResponseFormat>,
 }
 
 impl Default for Sampling {
@@ -80,6 +85,7 @@ impl Default for Sampling {
             logit_bias: BTreeMap::new(),
             seed: None,
             stop: Vec::new(),
+            response_format: None,
         }
     }
 }
@@ -115,7 +121,13 @@ impl Sampling {
             ));
         }
         self.check_bias()?;
-        self.check_stop()
+        self.check_stop()?;
+        self.response_format.as_ref().map_or(Ok(()), ResponseFormat::check)
+    }
+
+    /// The capability that a worker must have for this, where not every worker does it.
+    pub fn needed_capability(&self) -> Option<&'static str> {
+        self.response_format.as_ref()?.schema().map(|_| JSON_SCHEMA)
     }
 
     fn check_bias(&self) -> Result<(), FieldProblem> {
@@ -199,6 +211,9 @@ macro_rules! request_with_sampling {
             /// Up to 16 strings of 1 to 256 bytes.
             #[serde(default, skip_serializing_if = "Vec::is_empty")]
             pub stop: Vec<String>,
+            /// What form the text must have; any when absent.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub response_format: Option<$crate::format::ResponseFormat>,
         }
 
         impl $name {
@@ -218,6 +233,7 @@ macro_rules! request_with_sampling {
                     logit_bias: self.logit_bias.clone(),
                     seed: self.seed,
                     stop: self.stop.clone(),
+                    response_format: self.response_format.clone(),
                 }
             }
 
@@ -235,6 +251,7 @@ macro_rules! request_with_sampling {
                 self.logit_bias = sampling.logit_bias.clone();
                 self.seed = sampling.seed;
                 self.stop = sampling.stop.clone();
+                self.response_format = sampling.response_format.clone();
                 self
             }
         }

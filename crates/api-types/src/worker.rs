@@ -17,6 +17,8 @@ pub const LOST_MS: u64 = 10_000;
 /// The capability of a worker that keeps the KV cache of prompts it ran, so that the same start need
 /// not be prefilled again. Such a worker takes `prefix` in `/execute` and reports what it keeps.
 pub const PREFIX_CACHE: &str = "prefix_cache";
+/// The capability of a worker that keeps to a `response_format`. A worker without it would refuse one.
+pub const JSON_SCHEMA: &str = "json_schema";
 
 /// A header of `POST /execute` that lists ended runs whose logs are no longer needed, each as
 /// `JOB/ATTEMPT`, parted by commas. A list of its own request would cost one for each short job.

@@ -102,6 +102,7 @@ impl From<ErrorCode> for ExitStatus {
             | E::ContextOverflow
             | E::NoChatTemplate
             | E::TemplateFailed
+            | E::FormatFailed
             | E::IdempotencyConflict
             | E::JobConflict
             | E::StaleAttempt

@@ -47,6 +47,7 @@ impl World {
             correlation_id: None,
             token_ids: false,
             replay: Replay::default(),
+            constraint: None,
         };
         (job, run)
     }

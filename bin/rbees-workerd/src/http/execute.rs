@@ -19,6 +19,7 @@ use super::body::JsonBody;
 use super::error::ApiError;
 use super::reader::stream;
 use crate::decode::Command;
+use crate::form;
 use crate::generation::{Job, failure};
 use crate::prompt::Prompts;
 use crate::replay::{self, Replay, check_vocabulary};
@@ -130,17 +131,21 @@ async fn prepare(
     run: Arc<Run>,
     Caller { accepted, correlation_id }: Caller,
 ) -> Result<Job, ErrorDetail> {
-    let prompts = Arc::clone(&state.model()?.prompts);
+    let model = state.model()?;
+    let (prompts, vocabulary) = (Arc::clone(&model.prompts), model.vocabulary.clone());
     let (context, vocab) = (prompts.info().context_length, prompts.info().vocab);
     let token_ids = request.token_ids == Some(true);
     let continuation = request.continuation.clone();
     let sampling = request.sampling();
     let deadline =
         request.time_limit_ms.map(|ms| accepted + Duration::from_millis(ms.min(MAX_TIME_LIMIT_MS)));
+    let form = sampling.clone();
     let making = tokio::task::spawn_blocking(move || {
-        make_prompt(&prompts, request.prompt.as_deref(), request.messages.as_deref())
+        let prompt = make_prompt(&prompts, request.prompt.as_deref(), request.messages.as_deref())?;
+        let constraint = form::prepare(vocabulary.as_deref(), &form, request.continuation.as_ref())?;
+        Ok::<_, ErrorDetail>((prompt, constraint))
     });
-    let prompt = making.await.map_err(|_| internal("the prompt could not be made"))??;
+    let (prompt, constraint) = making.await.map_err(|_| internal("the prompt could not be made"))??;
     let left = room(prompt.len(), context)?;
     let replay = replay(continuation, left, vocab)?;
     Ok(Job {
@@ -154,6 +159,7 @@ async fn prepare(
         correlation_id,
         token_ids,
         replay,
+        constraint,
     })
 }
 
