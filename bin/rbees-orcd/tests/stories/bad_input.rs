@@ -95,6 +95,29 @@ fn rows() -> Vec<Row> {
         ),
         invalid("empty role", json!({ "messages": [{ "role": "", "content": "x" }] }), "messages.0.role"),
         invalid("empty stop string", json!({ "prompt": "x", "stop": [""] }), "stop.0"),
+        invalid(
+            "unknown form",
+            json!({ "prompt": "x", "response_format": { "type": "xml" } }),
+            "response_format.type",
+        ),
+        invalid(
+            "no schema",
+            json!({ "prompt": "x", "response_format": { "type": "json_schema" } }),
+            "response_format.json_schema",
+        ),
+        invalid(
+            "a schema that is no object",
+            json!({ "prompt": "x", "response_format":
+                { "type": "json_schema", "json_schema": { "schema": [1] } } }),
+            "response_format.json_schema.schema",
+        ),
+        invalid(
+            "a schema without its type",
+            json!({ "prompt": "x", "response_format":
+                { "type": "json_object", "json_schema": { "schema": {} } } }),
+            "response_format.json_schema",
+        ),
+        invalid("a grammar", json!({ "prompt": "x", "grammar": "root ::= \"x\"" }), "grammar"),
         invalid("deadline 0", json!({ "prompt": "x", "deadline_ms": 0 }), "deadline_ms"),
         invalid("empty key", json!({ "prompt": "x", "idempotency_key": "" }), "idempotency_key"),
         invalid("bad pool name", json!({ "prompt": "x", "placement": { "pool": "-x" } }), "placement.pool"),

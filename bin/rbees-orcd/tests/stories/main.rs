@@ -9,6 +9,7 @@ mod desk;
 mod disk;
 mod erasure;
 mod eta;
+mod formats;
 mod guard;
 mod idempotency;
 mod journal;

@@ -122,12 +122,14 @@ async fn what_is_not_built_is_refused_by_name() {
     let worker = Worker::start(&daemon.url(""), &["a"]).await;
     for (field, value) in [
         ("tools", json!([{ "type": "function" }])),
-        ("response_format", json!({ "type": "json_object" })),
+        ("response_format.type", json!({ "type": "grammar" })),
+        ("response_format.json_schema", json!({ "type": "json_schema" })),
         ("n", json!(2)),
         ("logprobs", json!(true)),
         ("functions", json!([{}])),
     ] {
-        let (status, body) = daemon.post("/v1/chat/completions", chat(&json!({ field: value }))).await;
+        let given = field.split('.').next().expect("a name");
+        let (status, body) = daemon.post("/v1/chat/completions", chat(&json!({ given: value }))).await;
         assert_eq!(status, 400, "{field}: {body}");
         assert_eq!(body["error"]["param"], field);
         assert_eq!(body["error"]["type"], "invalid_request_error");

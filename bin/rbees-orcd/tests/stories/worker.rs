@@ -55,10 +55,15 @@ struct Run {
 impl Worker {
     /// A worker that answers with these tokens and registers at `daemon`.
     pub async fn start(daemon: &str, tokens: &[&str]) -> Self {
+        Self::able(daemon, tokens, &["chat", "completion"]).await
+    }
+
+    /// As [`Worker::start`], with these capabilities.
+    pub async fn able(daemon: &str, tokens: &[&str], capabilities: &[&str]) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let uri = format!("http://{}", listener.local_addr().expect("an address"));
         let shared = Shared {
-            facts: Mutex::new(facts(uri)),
+            facts: Mutex::new(facts(uri, capabilities)),
             tokens: Mutex::new(tokens.iter().map(|token| (*token).to_owned()).collect()),
             refusal: Mutex::default(),
             runs: Mutex::default(),
@@ -187,7 +192,7 @@ impl Worker {
     }
 }
 
-fn facts(uri: String) -> WorkerFacts {
+fn facts(uri: String, capabilities: &[&str]) -> WorkerFacts {
     WorkerFacts {
         worker_id: "worker-fake-0123456789ab".parse().expect("an id"),
         instance: InstanceId(Uuid::now_v7()),
@@ -203,7 +208,7 @@ fn facts(uri: String) -> WorkerFacts {
         ram_bytes: 0,
         quantization: None,
         tokenizer: None,
-        capabilities: vec!["chat".to_owned(), "completion".to_owned()],
+        capabilities: capabilities.iter().map(|can| (*can).to_owned()).collect(),
         evictable: false,
         engine: "scripted".to_owned(),
         version: "0".to_owned(),

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use api_types::CorrelationId;
 use api_types::event::RunEnd;
+use api_types::format::ResponseFormat;
 use api_types::sampling::FieldProblem;
 use api_types::task::{ChatMessage, TaskRequest};
 use axum::extract::State;
@@ -27,6 +28,14 @@ use crate::http::{ApiError, App};
 struct Chat {
     messages: Vec<Message>,
     max_completion_tokens: Option<u32>,
+    #[serde(skip)]
+    response_format: Option<ResponseFormat>,
+}
+
+/// Read from the text of the body: the order of a schema's properties means something.
+#[derive(Debug, Deserialize)]
+struct Formed {
+    response_format: Option<ResponseFormat>,
 }
 
 /// All of a request that asks for nothing unusual, read in one pass. What is odd about any other is
@@ -142,7 +151,11 @@ pub async fn create_chat_completion(
     common.max_tokens = chat.max_completion_tokens.or(common.max_tokens);
     let (stream, with_usage) = common.streaming();
     let messages = chat.messages.into_iter().enumerate().map(|(at, message)| text_message(at, message));
-    let request = TaskRequest { messages: Some(messages.collect::<Result<_, _>>()?), ..common.into_task()? };
+    let request = TaskRequest {
+        messages: Some(messages.collect::<Result<_, _>>()?),
+        response_format: chat.response_format,
+        ..common.into_task()?
+    };
     drop(bytes);
     let run = Run::start(&app, request, &correlation_id).await?;
     if stream {
@@ -197,7 +210,7 @@ fn read(bytes: &[u8]) -> Result<(Chat, Common), ApiError> {
         && unusual.is_absent()
         && starts_object(bytes)
     {
-        return Ok((Chat { messages, max_completion_tokens }, common));
+        return Ok((Chat { messages, max_completion_tokens, response_format: None }, common));
     }
     let body: Value = parse(bytes)?;
     refuse_unbuilt(
@@ -207,7 +220,6 @@ fn read(bytes: &[u8]) -> Result<(Chat, Common), ApiError> {
             ("functions", &[]),
             ("tool_choice", &[json!("none"), json!("auto")]),
             ("function_call", &[json!("none"), json!("auto")]),
-            ("response_format", &[json!({ "type": "text" })]),
             ("n", &[json!(1)]),
             ("logprobs", &[json!(false)]),
             ("top_logprobs", &[json!(0)]),
@@ -217,7 +229,8 @@ fn read(bytes: &[u8]) -> Result<(Chat, Common), ApiError> {
             ("web_search_options", &[]),
         ],
     )?;
-    Ok((from_value(&body)?, from_value(&body)?))
+    let Formed { response_format } = parse(bytes)?;
+    Ok((Chat { response_format, ..from_value(&body)? }, from_value(&body)?))
 }
 
 fn text_message(at: usize, message: Message) -> Result<ChatMessage, FieldProblem> {

@@ -33,6 +33,7 @@ pub async fn create_completion(
             ("n", &[json!(1)]),
             ("best_of", &[json!(1)]),
             ("logprobs", &[]),
+            ("response_format", &[json!({ "type": "text" })]),
         ],
     )?;
     let common: Common = from_value(&body)?;

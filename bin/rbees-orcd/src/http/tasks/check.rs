@@ -1,7 +1,7 @@
 //! From what a client sent to a task that nobody has to check again.
 
-use api_types::sampling::{DEFAULT_MAX_TOKENS, FieldProblem};
-use api_types::task::{ChatMessage, OnDisconnect, Priority, TaskRequest};
+use api_types::sampling::{DEFAULT_MAX_TOKENS, FieldProblem, Sampling};
+use api_types::task::{ChatMessage, OnDisconnect, Placement, Priority, TaskRequest};
 use api_types::worker::{ExecuteRequest, TokenizeRequest, WorkerState};
 use api_types::{CorrelationId, ErrorCode, ErrorDetail, TenantId};
 use http::HeaderMap;
@@ -66,7 +66,7 @@ pub fn checked(
         deadline_ms: request.deadline_ms,
         on_disconnect,
         retry: request.retry.unwrap_or_default(),
-        placement: request.placement.unwrap_or_default(),
+        placement: with_needed(request.placement.unwrap_or_default(), &sampling),
         durability: request.durability.unwrap_or_default(),
         idempotency,
         correlation_id: correlation_id.clone(),
@@ -225,6 +225,14 @@ fn idempotency(request: &mut TaskRequest, header: Option<String>) -> Result<Opti
 fn digest(request: &TaskRequest) -> String {
     let canonical = serde_json::to_vec(request).unwrap_or_default();
     Sha256::digest(canonical).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The placement with what the worker must be able to do: one that lacks it would refuse the job.
+fn with_needed(mut placement: Placement, sampling: &Sampling) -> Placement {
+    let needed =
+        sampling.needed_capability().filter(|needed| !placement.require.iter().any(|has| has == needed));
+    placement.require.extend(needed.map(str::to_owned));
+    placement
 }
 
 fn input_bytes(request: &TaskRequest) -> u64 {
