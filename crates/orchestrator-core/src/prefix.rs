@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Time;
 
-/// Workers kept for one block, the latest ones.
+/// Workers that a search names for one block, the latest ones.
 const HOLDERS: usize = 4;
 /// Prompts kept for one worker, whatever it reports.
 const PROMPTS: usize = 256;
-/// Blocks kept for all workers together, about 100 bytes each.
+/// Blocks kept for all workers together, one that several hold counted for each; about 150 bytes each.
 const BLOCKS: usize = 262_144;
 /// Workers that a search returns.
 const FOUND: usize = 8;
@@ -25,7 +25,9 @@ const FOUND: usize = 8;
 /// The index. Its bounds hold whatever clients and workers send.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct PrefixIndex {
-    holders: BTreeMap<u64, Vec<Incarnation>>,
+    /// By block everybody who holds it, by the tick of the last prompt with that block. Whoever holds a
+    /// block holds all before it, so no block is without a holder that goes before one that has one.
+    holders: BTreeMap<u64, BTreeMap<u64, Incarnation>>,
     workers: BTreeMap<Incarnation, Holder>,
     by_age: BTreeMap<u64, Incarnation>,
     /// How many prompts of each length are known by their deepest block only.
@@ -41,10 +43,18 @@ struct Holder {
     /// By their deepest block.
     prompts: BTreeMap<u64, Prompt>,
     by_age: BTreeMap<u64, u64>,
-    /// Each block with the number of prompts that contain it.
-    blocks: BTreeMap<u64, usize>,
+    blocks: BTreeMap<u64, Held>,
     /// The most prompts it ever said it keeps.
     most_reported: usize,
+}
+
+/// A block that a worker holds.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Held {
+    /// Prompts that contain it.
+    prompts: usize,
+    /// The last of them.
+    tick: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -140,7 +150,7 @@ impl PrefixIndex {
 
     fn add_holders(&self, blocks: &[u64], depth: usize, found: &mut Vec<(Incarnation, usize)>) {
         let holders = depth.checked_sub(1).and_then(|at| blocks.get(at)).and_then(|b| self.holders.get(b));
-        for holder in holders.into_iter().flatten() {
+        for holder in holders.into_iter().flat_map(|holders| holders.values().rev().take(HOLDERS)) {
             match found.iter_mut().find(|(known, _)| known == holder) {
                 Some((_, known)) => *known = depth.max(*known),
                 None => found.push((*holder, depth)),
@@ -151,22 +161,20 @@ impl PrefixIndex {
     fn insert(&mut self, keeper: Keeper<'_>, blocks: Vec<u64>, length: usize, now: Time) {
         let Some(&deepest) = blocks.last() else { return };
         let incarnation = keeper.incarnation;
+        self.last_tick += 1;
         let holder = self.workers.entry(incarnation).or_insert_with(|| Holder::new(keeper.worker_id));
         let grown: Vec<u64> =
             blocks.iter().filter(|block| holder.prompts.contains_key(*block)).copied().collect();
         for block in &blocks {
-            let times = holder.blocks.entry(*block).or_default();
-            *times += 1;
-            self.blocks += usize::from(*times == 1);
+            let held = holder.blocks.entry(*block).or_default();
+            held.prompts += 1;
+            self.blocks += usize::from(held.prompts == 1);
             let holders = self.holders.entry(*block).or_default();
-            holders.retain(|known| *known != incarnation);
-            holders.push(incarnation);
-            if holders.len() > HOLDERS {
-                holders.remove(0);
-            }
+            holders.remove(&held.tick);
+            held.tick = self.last_tick;
+            holders.insert(held.tick, incarnation);
         }
         grown.into_iter().for_each(|deepest| self.drop_prompt(incarnation, deepest));
-        self.last_tick += 1;
         let prompt = Prompt { blocks, length, tick: self.last_tick, since: now };
         if prompt.is_bare() {
             *self.bare.entry(length).or_default() += 1;
@@ -205,12 +213,16 @@ impl PrefixIndex {
             count_down(&mut self.bare, prompt.length);
         }
         for block in prompt.blocks {
-            if !count_down(&mut holder.blocks, block) {
+            let Some(held) = holder.blocks.get_mut(&block) else { continue };
+            held.prompts -= 1;
+            let Held { prompts: left, tick } = *held;
+            if left > 0 {
                 continue;
             }
+            holder.blocks.remove(&block);
             self.blocks -= 1;
             if let Some(holders) = self.holders.get_mut(&block) {
-                holders.retain(|known| *known != incarnation);
+                holders.remove(&tick);
                 if holders.is_empty() {
                     self.holders.remove(&block);
                 }
@@ -236,15 +248,13 @@ impl Holder {
     }
 }
 
-/// Takes one from a count. Returns whether nothing is left, and the count with it.
-fn count_down<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) -> bool {
-    let Some(count) = counts.get_mut(&key) else { return false };
+/// Takes one from a count; nothing is kept of one that is used up.
+fn count_down(counts: &mut BTreeMap<usize, usize>, key: usize) {
+    let Some(count) = counts.get_mut(&key) else { return };
     *count -= 1;
-    let is_gone = *count == 0;
-    if is_gone {
+    if *count == 0 {
         counts.remove(&key);
     }
-    is_gone
 }
 
 /// The blocks of a prompt under one model.

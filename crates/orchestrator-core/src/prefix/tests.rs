@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use super::*;
 
 const MODEL: &str = "small";
+/// More than are named for one block.
+const WORKERS: u64 = HOLDERS as u64 + 3;
 
 /// Prompts that share starts: a tree with two branches at each block.
 fn chain(path: &[bool]) -> PrefixChain {
@@ -45,9 +47,9 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let path = || prop::collection::vec(any::<bool>(), 0..7);
     prop_oneof![
-        8 => (0_u64..4, path()).prop_map(|(worker, path)| Op::Note { worker, path }),
-        2 => (0_u64..4, any::<u8>()).prop_map(|(worker, kept)| Op::Report { worker, kept }),
-        1 => (0_u64..4).prop_map(|worker| Op::Forget { worker }),
+        8 => (0_u64..WORKERS, path()).prop_map(|(worker, path)| Op::Note { worker, path }),
+        2 => (0_u64..WORKERS, any::<u8>()).prop_map(|(worker, kept)| Op::Report { worker, kept }),
+        1 => (0_u64..WORKERS).prop_map(|worker| Op::Forget { worker }),
     ]
 }
 
@@ -107,7 +109,7 @@ proptest! {
             for path in [vec![true; 6], vec![false; 6], vec![true, false, true, false, true, false]] {
                 let asked = chain(&path);
                 let found = index.find(MODEL, &asked);
-                let deepest = (0..4).map(|worker| truth.depth(worker, &asked)).max().unwrap_or(0);
+                let deepest = (0..WORKERS).map(|worker| truth.depth(worker, &asked)).max().unwrap_or(0);
                 prop_assert_eq!(found.first().map_or(0, |(_, depth)| *depth), deepest);
                 for (worker, depth) in found {
                     let n: u64 = worker.as_str()[1..].parse().expect("a number");
@@ -116,7 +118,7 @@ proptest! {
                 prop_assert!(index.find("another model", &asked).is_empty());
             }
         }
-        (0..4).for_each(|worker| index.forget(Incarnation(worker)));
+        (0..WORKERS).for_each(|worker| index.forget(Incarnation(worker)));
         prop_assert_eq!((index.blocks, index.holders.len(), index.by_age.len()), (0, 0, 0));
     }
 }
@@ -131,6 +133,19 @@ fn a_report_after_a_restart_is_enough_to_find_the_longer_prompt_of_the_next_turn
     index.note(keeper(&id, 1, 4), &long, Time(1));
     assert_eq!(index.find(MODEL, &chain(&[true, true, false])), [(&id, 2)]);
     assert!(index.bare.is_empty());
+}
+
+#[test]
+fn a_long_prompt_is_found_after_more_workers_than_are_named_held_its_start_and_lost_it() {
+    let mut index = PrefixIndex::default();
+    let (long, start) = (chain(&[true; 6]), chain(&[true; 2]));
+    index.note(keeper(&id(0), 0, 4), &long, Time(0));
+    for n in 1..WORKERS {
+        index.note(keeper(&id(n), n, 4), &start, Time(n));
+    }
+    (1..WORKERS).for_each(|n| index.forget(Incarnation(n)));
+    assert_eq!(index.find(MODEL, &long), [(&id(0), 6)]);
+    assert_eq!(index.find(MODEL, &start), [(&id(0), 2)]);
 }
 
 #[test]
