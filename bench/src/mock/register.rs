@@ -71,6 +71,7 @@ pub fn health(mock: &Mock) -> WorkerHealth {
         error: None,
         slots_busy: 0,
         incarnation: None,
+        free_memory_bytes: None,
         facts: facts(mock, &mock.name, 0),
     }
 }

@@ -139,7 +139,7 @@ impl Brain {
             instance: row.facts.instance,
             status: WorkerStatus::Ready,
             runs,
-            free_memory_bytes: 16 << 30,
+            free_memory_bytes: Some(16 << 30),
             prefixes: Some(prefixes),
         })
     }

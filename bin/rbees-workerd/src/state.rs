@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::decode::Command;
+use crate::memory;
 use crate::metrics::{Metrics, Snapshot};
 use crate::prompt::Prompts;
 use crate::runs::Runs;
@@ -88,6 +89,7 @@ impl WorkerState {
             error: current.error,
             slots_busy: self.runs.busy(),
             incarnation: *self.incarnation.borrow(),
+            free_memory_bytes: Some(memory::available_bytes()).filter(|bytes| *bytes > 0),
             facts: current.facts,
         }
     }

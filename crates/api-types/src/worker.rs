@@ -306,6 +306,9 @@ pub struct WorkerHealth {
     /// The number the orchestrator gave it, once registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<Incarnation>,
+    /// Free memory of its device, in bytes; absent when unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_memory_bytes: Option<u64>,
     /// What it is; sizes and devices are final once it is ready.
     #[serde(flatten)]
     pub facts: WorkerFacts,

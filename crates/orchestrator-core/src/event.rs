@@ -73,8 +73,9 @@ pub enum Event {
         status: WorkerStatus,
         /// Our jobs among the runs whose logs it holds.
         runs: Vec<Run>,
-        /// Free memory of its device, in bytes.
-        free_memory_bytes: u64,
+        /// Free memory of its device, in bytes; `None` when it was not told, which leaves what was told
+        /// last.
+        free_memory_bytes: Option<u64>,
         /// What it keeps of prompts in its KV cache, when it tells.
         prefixes: Option<Vec<RetainedPrefix>>,
     },

@@ -38,8 +38,8 @@ pub(crate) struct Beat {
     pub status: WorkerStatus,
     /// Our jobs among the runs whose logs it holds.
     pub runs: Vec<Run>,
-    /// Free memory of its device, in bytes.
-    pub free_memory_bytes: u64,
+    /// Free memory of its device, in bytes, when it tells.
+    pub free_memory_bytes: Option<u64>,
     /// What it keeps of prompts in its KV cache, when it tells.
     pub prefixes: Option<Vec<RetainedPrefix>>,
 }
@@ -134,7 +134,7 @@ impl Orchestrator {
             return turn.refuse(request, unknown_incarnation(&beat));
         };
         worker.hear(beat.status, turn.now);
-        worker.free_memory_bytes = beat.free_memory_bytes;
+        worker.free_memory_bytes = beat.free_memory_bytes.unwrap_or(worker.free_memory_bytes);
         let drain = worker.row.draining;
         turn.to_place.insert(worker.row.facts.model.clone());
         turn.workers_touched.insert(beat.worker_id.clone());

@@ -184,3 +184,26 @@ fn is_lost(world: &World, name: &str) -> bool {
     let workers = world.brain.workers(world.now);
     workers.iter().any(|view| view.facts.worker_id == worker(name) && view.state == WorkerState::Lost)
 }
+
+#[test]
+fn a_sign_of_life_without_free_memory_leaves_what_was_told_before() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    world.ready("w22", 1);
+    for told in [Some(8_000_000_000), None] {
+        let request = world.request();
+        let row = world.brain.worker_row(&worker("w22")).expect("registered").clone();
+        world.event(Event::WorkerHeartbeat {
+            request,
+            worker_id: worker("w22"),
+            incarnation: row.incarnation,
+            instance: row.facts.instance,
+            status: WorkerStatus::Ready,
+            runs: vec![],
+            free_memory_bytes: told,
+            prefixes: None,
+        });
+    }
+    let picked = opened(&world.submit(1)).pop().map(|run| run.worker_id);
+    assert_eq!(picked, Some(worker("w22")), "it has more free memory than one that never told any");
+}

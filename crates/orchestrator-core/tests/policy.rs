@@ -242,7 +242,7 @@ fn a_cut_of_the_watchdog_is_in_the_step_and_a_replay_takes_the_same_branch() {
             instance: row.facts.instance,
             status: api_types::worker::WorkerStatus::Ready,
             runs: vec![],
-            free_memory_bytes: 0,
+            free_memory_bytes: None,
             prefixes: None,
         };
         replayed.handle_event(beat, world.now);

@@ -125,7 +125,7 @@ impl Session {
             instance: row.facts.instance,
             status: WorkerStatus::Ready,
             runs,
-            free_memory_bytes: 1 << 30,
+            free_memory_bytes: Some(1 << 30),
             prefixes: None,
         });
     }

@@ -306,7 +306,7 @@ impl World {
                 instance: process.instance,
                 status,
                 runs,
-                free_memory_bytes: 0,
+                free_memory_bytes: None,
                 prefixes: None,
             },
         })

@@ -208,7 +208,7 @@ impl Brain {
             incarnation,
             instance: health.facts.instance,
             status: health.status,
-            free_memory_bytes: 0,
+            free_memory_bytes: health.free_memory_bytes,
             prefixes: None,
         })
     }

@@ -301,7 +301,7 @@ impl Handle {
                 instance: call.instance,
                 status: call.status,
                 runs: our_runs(&call.runs),
-                free_memory_bytes: call.free_memory_bytes,
+                free_memory_bytes: Some(call.free_memory_bytes),
                 prefixes: call.prefixes,
             })
             .await?;

@@ -335,6 +335,7 @@ async fn health(State(worker): State<Worker>) -> Json<WorkerHealth> {
         error: None,
         slots_busy: 0,
         incarnation: None,
+        free_memory_bytes: None,
         facts: worker.facts(),
     })
 }

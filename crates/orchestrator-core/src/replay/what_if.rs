@@ -178,7 +178,7 @@ impl<'a> World<'a> {
                 instance: facts.instance,
                 status: worker.status?,
                 runs: self.runs_of(&facts.worker_id),
-                free_memory_bytes: worker.free_memory_bytes,
+                free_memory_bytes: Some(worker.free_memory_bytes),
                 prefixes: None,
             })
         };

@@ -259,7 +259,7 @@ impl Model {
             instance: row.facts.instance,
             status: WorkerStatus::Ready,
             runs,
-            free_memory_bytes: 0,
+            free_memory_bytes: None,
             prefixes: None,
         });
         self.at(HEARTBEAT_MS, Due::Heartbeat(worker_id));

@@ -212,7 +212,7 @@ impl World {
             instance: row.facts.instance,
             status: WorkerStatus::Ready,
             runs,
-            free_memory_bytes: 0,
+            free_memory_bytes: None,
             prefixes: None,
         })
     }
