@@ -23,7 +23,8 @@ pub struct Carried {
     pub unsure: u32,
     /// Who made the last of them.
     pub from_worker: WorkerId,
-    /// The build and device of that worker, as [`build_of`] tells; `None` when it is forgotten.
+    /// The build and device of that worker, as [`build_of`] told when it got the job; `None` when an
+    /// older orchestrator handed it out.
     pub build: Option<String>,
     /// Seams in the log.
     pub seams_logged: u32,
@@ -63,7 +64,7 @@ impl Carried {
 
 /// What two workers must have in common for the same steps to lead to the same state. Processors
 /// differ in their instructions and so in their last digits, hence the host counts for them.
-fn build_of(facts: &WorkerFacts) -> String {
+pub(crate) fn build_of(facts: &WorkerFacts) -> String {
     let host = if facts.backend == "cpu" { host_of(&facts.uri) } else { "" };
     let parts: [&str; 8] = [
         &facts.version,
@@ -106,7 +107,6 @@ impl Job {
 impl Orchestrator {
     /// What a lost run left in its job's log; the next attempt goes on from there.
     pub(crate) fn salvaged(&mut self, run: &RunKey, kept: &Kept, turn: &mut Turn) {
-        let build = self.registry.holder(run).map(|worker| build_of(&worker.row.facts));
         let waits = |job: &&mut Box<Job>| job.is_queued() && job.last_run().as_ref() == Some(run);
         let Some(job) = self.jobs.get_mut(&run.job_id).filter(waits) else {
             return turn.drop_stale("salvaged");
@@ -114,6 +114,7 @@ impl Orchestrator {
         if !kept.ids_known {
             return self.fail_job(run.job_id, without_ids(run), turn);
         }
+        let build = job.row.attempt.as_ref().and_then(|attempt| attempt.build.clone());
         job.row.carried = Some(Box::new(Carried::after(job.row.carried.as_deref(), run, kept, build)));
         turn.save_job(job);
     }

@@ -1,14 +1,15 @@
 //! The life of a job: its states, the moves between them, and its attempts.
 
 use api_types::event::RunEnd;
-use api_types::task::{Decision, Durability, OnDisconnect, TaskStatus};
-use api_types::{Attempt, ErrorDetail, Incarnation, StopReason, WorkerId};
+use api_types::task::{Decision, Durability, OnDisconnect, RetryMode, TaskStatus};
+use api_types::{Attempt, ErrorDetail, StopReason};
 use serde::{Deserialize, Serialize};
 
+use crate::carry::build_of;
 use crate::event::RunKey;
 use crate::fair::prompt_tokens;
 use crate::queue::Charge;
-use crate::row::{AttemptRow, JobRow};
+use crate::row::{AttemptRow, JobRow, WorkerRow};
 use crate::settings::Settings;
 use crate::time::Time;
 
@@ -93,15 +94,16 @@ impl Job {
     }
 
     /// Queued to dispatched, under the next attempt number.
-    pub fn start_attempt(&mut self, worker_id: WorkerId, incarnation: Incarnation, now: Time) {
+    pub fn start_attempt(&mut self, worker: &WorkerRow, now: Time) {
         self.move_to(TaskStatus::Dispatched);
         let attempt = self.row.attempt.as_ref().map_or(Attempt::FIRST, |last| last.attempt.next());
         self.row.attempt = Some(AttemptRow {
             attempt,
-            worker_id,
-            incarnation,
+            worker_id: worker.facts.worker_id.clone(),
+            incarnation: worker.incarnation,
             dispatched_at: now,
             first_event_id: self.row.carried.as_ref().map_or(FIRST_EVENT_ID, |carried| carried.events),
+            build: (self.row.retry == RetryMode::Continue).then(|| build_of(&worker.facts)),
         });
         self.row.not_before = None;
         self.breaks = Breaks::default();

@@ -208,7 +208,7 @@ impl Orchestrator {
     fn dispatch(&mut self, job_id: JobId, worker_id: &WorkerId, mut decision: Decision, turn: &mut Turn) {
         let Some(worker) = self.registry.get(worker_id) else { return };
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
-        job.start_attempt(worker_id.clone(), worker.row.incarnation, turn.now);
+        job.start_attempt(&worker.row, turn.now);
         job.begin_seam(&worker.row.facts);
         let Some(run) = job.run() else { return };
         decision.attempt = run.attempt.0;

@@ -94,6 +94,9 @@ pub struct AttemptRow {
     pub dispatched_at: Time,
     /// The `id:` of the worker's first event.
     pub first_event_id: u64,
+    /// The build and device of the worker, for a job that may go on on another; a later start of the
+    /// worker need not be the same.
+    pub build: Option<String>,
 }
 
 /// A worker in the registry.

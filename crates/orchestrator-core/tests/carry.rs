@@ -11,10 +11,10 @@ mod world;
 
 use api_types::event::{Eta, RunEnd};
 use api_types::task::{RetryMode, TaskStatus};
-use api_types::worker::{EXACT_REPLAY, Seam, WorkerStatus};
+use api_types::worker::{EXACT_REPLAY, Seam, WorkerFacts, WorkerStatus};
 use api_types::{Attempt, ErrorCode, ErrorDetail, StopReason};
 use orchestrator_core::{Action, BrokenCause, Event, GoOn, Kept, OpenStream, Run, RunKey, Step, Submission};
-use world::{World, acts, end, facts, job, run, submission, worker};
+use world::{World, acts, end, facts, instance, job, run, submission, worker};
 
 const WORKERS: [&str; 3] = ["w1", "w22", "w333"];
 
@@ -197,4 +197,21 @@ fn estimated_after(carried: RunEnd) -> Option<Eta> {
 fn rates_are_not_learnt_from_a_run_that_two_workers_made() {
     let at = |decode_time_ms| RunEnd { decode_time_ms, ..end(4_000, StopReason::Eos) };
     assert_eq!(estimated_after(at(1)), estimated_after(at(600_000)));
+}
+
+#[test]
+fn a_restart_of_the_same_build_under_the_same_id_is_exact_and_of_another_is_not() {
+    for (version, exact) in [("0", true), ("1", false)] {
+        let mut world = World::new();
+        world.ready("w1", 1);
+        world.event(Event::Submit(Submission { retry: RetryMode::Continue, ..submission(1) }));
+        world.event(Event::FirstToken(run(1, 1, "w1", 1)));
+        let again = WorkerFacts { instance: instance(77), version: version.to_owned(), ..facts("w1", 1) };
+        let step = world.register(again, WorkerStatus::Ready, vec![]);
+        let lost = run(1, 1, "w1", 1);
+        assert!(acts(&step).contains(&Action::Salvage(lost.clone())), "{step:?}");
+        world.event(Event::Salvaged { run: lost, kept: kept(7, 0, 0) });
+        let seams = open(&world.pass(2_000)).goes_on.expect("it goes on").seams;
+        assert_eq!(seams, [seam(7, "w1", "w1", 7, exact)]);
+    }
 }

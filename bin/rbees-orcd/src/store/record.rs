@@ -68,6 +68,8 @@ struct AttemptDetail {
     incarnation: Incarnation,
     dispatched_at_ms: u64,
     first_event_id: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    build: Option<String>,
 }
 
 impl From<&JobRow> for JobDetail {
@@ -109,6 +111,7 @@ impl From<&AttemptRow> for AttemptDetail {
             incarnation: row.incarnation,
             dispatched_at_ms: row.dispatched_at.0,
             first_event_id: row.first_event_id,
+            build: row.build.clone(),
         }
     }
 }
@@ -121,6 +124,7 @@ impl From<AttemptDetail> for AttemptRow {
             incarnation: detail.incarnation,
             dispatched_at: Time(detail.dispatched_at_ms),
             first_event_id: detail.first_event_id,
+            build: detail.build,
         }
     }
 }

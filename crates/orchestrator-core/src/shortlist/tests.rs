@@ -343,6 +343,7 @@ fn job_row(n: u128, placement: Placement, model: &str, last: Option<u8>) -> JobR
             incarnation: Incarnation(1),
             dispatched_at: Time(0),
             first_event_id: 1,
+            build: None,
         }),
         not_before: None,
         tries_failed: 0,
