@@ -130,7 +130,8 @@ pub struct RunMetrics {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RunEnd {
-    /// Prompt tokens, template included.
+    /// Prompt tokens, template included. Estimated from its bytes where a job was cancelled and its
+    /// worker gave no figures.
     pub tokens_in: u32,
     /// Tokens generated.
     pub tokens_out: u32,

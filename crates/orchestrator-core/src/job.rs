@@ -156,11 +156,13 @@ impl Job {
         until.since(self.row.submitted_at)
     }
 
-    /// The figures of a job that ends by request without a worker's word on it.
+    /// The figures of a job that ends by request without a worker's word on it. Its prompt counts once
+    /// a worker has read it; of its output only what is known to be in its log.
     pub fn cancelled_end(&self, now: Time) -> RunEnd {
+        let tokens_in = if self.was_read() { prompt_tokens(&self.row) } else { 0 };
         RunEnd {
-            tokens_in: 0,
-            tokens_out: self.row.carried.as_ref().map_or(0, |carried| carried.tokens),
+            tokens_in: u32::try_from(tokens_in).unwrap_or(u32::MAX),
+            tokens_out: self.tokens_carried(),
             queue_time_ms: self.queue_time_ms(now),
             prefill_time_ms: 0,
             decode_time_ms: 0,
@@ -169,14 +171,23 @@ impl Job {
         }
     }
 
-    /// Tokens that an ended job took: as its worker counted them, else what is known of its prompt.
+    /// Tokens that an ended job took: as its figures say, and what is known of its prompt and its log
+    /// where there are none.
     pub fn tokens_spent(&self) -> u64 {
-        let counted = self.row.end.as_ref().map(|end| u64::from(end.tokens_in) + u64::from(end.tokens_out));
-        match counted.filter(|counted| *counted > 0) {
-            Some(counted) => counted,
-            None if self.has_run => prompt_tokens(&self.row),
+        match &self.row.end {
+            Some(end) => u64::from(end.tokens_in) + u64::from(end.tokens_out),
+            None if self.was_read() => prompt_tokens(&self.row) + u64::from(self.tokens_carried()),
             None => 0,
         }
+    }
+
+    /// Whether a worker has read its prompt, in this attempt or an earlier one.
+    const fn was_read(&self) -> bool {
+        self.has_run || self.row.carried.is_some()
+    }
+
+    fn tokens_carried(&self) -> u32 {
+        self.row.carried.as_ref().map_or(0, |carried| carried.tokens)
     }
 
     /// Notes how many readers it has.

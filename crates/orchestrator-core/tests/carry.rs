@@ -154,12 +154,29 @@ fn tokens_without_ids_cannot_be_carried_on() {
 }
 
 #[test]
-fn a_cancelled_job_counts_the_tokens_it_had() {
+fn a_cancelled_job_counts_its_prompt_and_the_tokens_it_had() {
     let mut world = running();
     lose(&mut world, &run(1, 1, "w1", 1), kept(7, 0, 0));
     world.event(Event::Cancel { request: None, job_id: job(1) });
     let end = world.brain.job(job(1)).and_then(|standing| standing.row.end).expect("cancelled");
-    assert_eq!(end.tokens_out, 7);
+    assert_eq!((end.tokens_in, end.tokens_out), (2, 7));
+}
+
+#[test]
+fn a_job_that_fails_after_a_seam_is_charged_its_prompt_and_the_tokens_it_had() {
+    let mut world = World::new();
+    WORKERS.iter().for_each(|name| drop(world.ready(name, 1)));
+    let session_id = Some("talk".parse().expect("an id"));
+    let first = Submission { retry: RetryMode::Continue, session_id, ..submission(1) };
+    world.event(Event::Submit(first));
+    world.event(Event::FirstToken(run(1, 1, "w1", 1)));
+    lose(&mut world, &run(1, 1, "w1", 1), kept(7, 0, 0));
+    world.pass(2_000);
+    let error = ErrorDetail::new(ErrorCode::ContextOverflow, "too long");
+    world.event(Event::StreamFailed { run: run(1, 2, "w22", 2), error });
+    assert_eq!(world.status(1), TaskStatus::Failed);
+    let used: Vec<u64> = world.sessions.values().map(|session| session.tokens_used).collect();
+    assert_eq!(used, [2 + 7]);
 }
 
 #[test]
