@@ -100,6 +100,7 @@ impl Brain {
             tenant: TenantId::default(),
             session_id: None,
             prompt_bytes,
+            prompt_tokens: None,
             prefix,
             max_tokens: Some(256),
             priority: Priority::Interactive,

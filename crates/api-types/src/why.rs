@@ -39,6 +39,13 @@ pub enum RuledOut {
         /// The capability.
         capability: String,
     },
+    /// Its context does not hold the job.
+    ContextTooSmall {
+        /// Tokens of context that it has per job.
+        context_length: u32,
+        /// Tokens that the job brings along at least; one more is needed for an answer.
+        tokens_at_least: u32,
+    },
     /// It reads its model.
     Loading,
     /// It finishes its jobs and takes no new ones.
@@ -95,6 +102,10 @@ impl fmt::Display for RuledOut {
             }
             Self::Avoided { name } => write!(f, "the job avoids `{name}`"),
             Self::Lacks { capability } => write!(f, "the job requires `{capability}`, which it lacks"),
+            Self::ContextTooSmall { context_length, tokens_at_least } => write!(
+                f,
+                "its context holds {context_length} tokens, and the job brings at least {tokens_at_least}"
+            ),
             Self::Loading => f.write_str("it is still loading its model"),
             Self::Draining => f.write_str("it is draining and takes no new job"),
             Self::Failed => f.write_str("it said that it cannot go on"),

@@ -4,6 +4,7 @@ use api_types::task::TaskStatus;
 use api_types::{ErrorCode, ErrorDetail, JobId, TaskEvent, TenantId, WorkerId};
 use serde_json::json;
 
+use crate::context::at_least;
 use crate::event::{Idempotency, RequestId, Submission};
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
@@ -150,6 +151,7 @@ fn new_row(submission: Submission, model: String, number: u64, now: Time) -> Job
         tenant: submission.tenant,
         session_id: submission.session_id,
         prompt_bytes: submission.prompt_bytes,
+        tokens_at_least: submission.prompt_tokens.map_or(0, at_least),
         prefix: submission.prefix,
         max_tokens: submission.max_tokens,
         priority: submission.priority,

@@ -111,7 +111,7 @@ impl Orchestrator {
     /// When a job that is being admitted may end. `None` when nothing like it was seen, when no
     /// worker serves its model or is about to, or when it may not run on all that do.
     pub(crate) fn forecast(&mut self, row: &JobRow, now: Time) -> Option<Forecast> {
-        if is_restricted(row) {
+        if is_restricted(row) || self.registry.openings().is_too_long_for_some(row) {
             return None;
         }
         let warm = self.clockwork.warm(row, now);

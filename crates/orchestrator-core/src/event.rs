@@ -223,6 +223,8 @@ pub struct Submission {
     pub session_id: Option<SessionId>,
     /// Bytes of prompt or messages.
     pub prompt_bytes: u64,
+    /// Tokens of prompt or messages, where a worker was asked to count them.
+    pub prompt_tokens: Option<u32>,
     /// The start of the prompt, as hashes.
     pub prefix: PrefixChain,
     /// Tokens it may generate at most; `None` is what the context leaves.

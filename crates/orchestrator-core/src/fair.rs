@@ -127,10 +127,7 @@ impl Orchestrator {
     /// Tokens of prompt and output that a job takes at most, as far as its bytes tell.
     pub(crate) fn worst_case_tokens(&self, row: &JobRow) -> u64 {
         let prompt = prompt_tokens(row);
-        let context = || {
-            let context = self.registry.of_model(&row.model).next();
-            context.map_or(USUAL_CONTEXT, |worker| u64::from(worker.row.facts.context_length))
-        };
+        let context = || self.registry.openings().most_context(&row.model).map_or(USUAL_CONTEXT, u64::from);
         let output = row.max_tokens.map_or_else(|| context().saturating_sub(prompt), u64::from);
         prompt.saturating_add(output)
     }

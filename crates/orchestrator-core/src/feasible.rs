@@ -14,12 +14,20 @@ pub(crate) fn is_feasible(row: &JobRow, worker: &Worker, settings: &Settings, no
     fits(row, worker) && worker.is_open(settings, now)
 }
 
-/// Whether a worker is of the kind that the job asks for, whatever it is doing.
+/// Whether a worker is of the kind that the job asks for, whatever it is doing. Of its memory nothing is
+/// asked here: that was taken when it started, for every slot at its full context.
 pub(crate) fn fits(row: &JobRow, worker: &Worker) -> bool {
-    worker.row.facts.model == row.model && !misplaced(&row.placement, worker)
+    let facts = &worker.row.facts;
+    facts.model == row.model && row.fits_context(facts.context_length) && !misplaced(&row.placement, worker)
 }
 
-fn misplaced(placement: &Placement, worker: &Worker) -> bool {
+/// That a context does not hold what a job surely brings along.
+pub(crate) const fn too_small(context_length: u32, tokens_at_least: u32) -> RuledOut {
+    RuledOut::ContextTooSmall { context_length, tokens_at_least }
+}
+
+/// Whether a worker is not what a placement asks for.
+pub(crate) fn misplaced(placement: &Placement, worker: &Worker) -> bool {
     let facts = &worker.row.facts;
     placement.worker.as_ref().is_some_and(|wanted| *wanted != facts.worker_id)
         || placement.pool.as_ref().is_some_and(|wanted| Some(wanted) != facts.pool_id.as_ref())
@@ -44,6 +52,9 @@ pub(crate) fn objections(row: &JobRow, worker: &Worker, settings: &Settings, now
     let model = (facts.model != row.model).then(|| RuledOut::OtherModel { runs: facts.model.clone() });
     let mut all: Vec<RuledOut> = model.into_iter().collect();
     all.extend(unmet(&row.placement, worker));
+    if !row.fits_context(facts.context_length) {
+        all.push(too_small(facts.context_length, row.tokens_at_least));
+    }
     all.extend(bad_state(worker, settings, now));
     if worker.slots_free() == 0 {
         all.push(RuledOut::NoFreeSlot { slots: facts.slots, taken: worker.slots_busy() });

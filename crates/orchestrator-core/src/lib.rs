@@ -10,6 +10,7 @@ mod affinity;
 mod alarms;
 mod cancel;
 mod carry;
+mod context;
 mod ended;
 pub mod estimate;
 mod eta;

@@ -1,11 +1,13 @@
 //! Workers by what they can do and how free they are, so that a placement looks at a few of them
 //! whatever the size of the fleet.
 //!
-//! Workers of one model fall into classes (backend and capabilities: a handful, as many as there are
-//! builds) and within a class into pools. Workers of one class and pool meet the same demands but for
+//! Workers of one model fall into classes (backend, capabilities and context: a handful, as many as
+//! there are builds and ways to start them) and within a class into pools. Workers of one class and pool meet the same demands but for
 //! those that name a worker, so they stand in one order: that of the built-in policy without
 //! affinity. The index says what holds at the time it was last brought up to date; what the mere
 //! passing of time changes is kept by when it falls due.
+
+mod by_pool;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +16,8 @@ use api_types::task::Placement;
 use api_types::worker::WorkerStatus;
 use api_types::{PoolId, WorkerId};
 
+use self::by_pool::ByPool;
+use crate::row::JobRow;
 use crate::settings::Settings;
 use crate::time::Time;
 use crate::worker::Worker;
@@ -29,6 +33,8 @@ pub(crate) struct Openings {
     due: BTreeSet<(Time, WorkerId)>,
     /// Pools that workers belong to, with how many.
     pools: BTreeMap<PoolId, u64>,
+    /// Contexts of workers, with how many have each.
+    contexts: BTreeMap<u32, u64>,
     totals: Totals,
 }
 
@@ -47,8 +53,10 @@ pub(crate) struct Totals {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct OfModel {
     classes: BTreeMap<Class, OfClass>,
-    open: u64,
+    open: BTreeSet<WorkerId>,
     closed: BTreeSet<WorkerId>,
+    /// Those that could take a job now or after their running ones.
+    serving: u64,
 }
 
 /// What a worker can do, as far as a job may require it.
@@ -56,6 +64,8 @@ struct OfModel {
 struct Class {
     backend: String,
     capabilities: BTreeSet<String>,
+    /// Tokens of context per job.
+    context: u32,
 }
 
 /// Workers of one class, those that are open in order.
@@ -64,6 +74,12 @@ struct OfClass {
     members: u64,
     /// Members that said they are ready, whatever their lease.
     ready: u64,
+    /// Members that could take a job now or after their running ones.
+    serving: ByPool,
+    /// Members that have loaded and are not about to go, whatever they are doing.
+    loaded: ByPool,
+    /// Members of which that will be so once they have loaded, or are heard of.
+    coming: ByPool,
     /// The best open worker of each pool.
     heads: BTreeSet<(Standing, Option<PoolId>)>,
     pools: BTreeMap<Option<PoolId>, BTreeSet<Standing>>,
@@ -95,6 +111,7 @@ struct State {
     living: bool,
     ready: bool,
     serving: bool,
+    staying: bool,
 }
 
 impl State {
@@ -110,6 +127,7 @@ impl State {
             living,
             ready: living && worker.status == Some(WorkerStatus::Ready),
             serving: worker.is_serving(settings, now),
+            staying: worker.is_staying(),
         }
     }
 }
@@ -117,11 +135,24 @@ impl State {
 impl Class {
     fn of(worker: &Worker) -> Self {
         let facts = &worker.row.facts;
-        Self { backend: facts.backend.clone(), capabilities: facts.capabilities.iter().cloned().collect() }
+        Self {
+            backend: facts.backend.clone(),
+            capabilities: facts.capabilities.iter().cloned().collect(),
+            context: facts.context_length,
+        }
     }
 
-    fn meets(&self, require: &[String]) -> bool {
+    fn meets(&self, row: &JobRow) -> bool {
+        row.fits_context(self.context) && self.can_all(&row.placement.require)
+    }
+
+    fn can_all(&self, require: &[String]) -> bool {
         require.iter().all(|name| self.backend == *name || self.capabilities.contains(name))
+    }
+
+    /// Whether a member may meet the demands once it has loaded. What it can do is known only then.
+    fn may_meet(&self, row: &JobRow) -> bool {
+        !row.placement.require.iter().any(|name| is_other_backend(name, &self.backend))
     }
 }
 
@@ -151,6 +182,7 @@ impl Openings {
         if let Some(pool) = &entry.pool {
             *self.pools.entry(pool.clone()).or_default() += 1;
         }
+        *self.contexts.entry(entry.class.context).or_default() += 1;
         self.entries.insert(facts.worker_id.clone(), entry);
     }
 
@@ -158,7 +190,10 @@ impl Openings {
     pub fn remove(&mut self, worker_id: &WorkerId) {
         self.change(worker_id, State::default());
         let Some(entry) = self.entries.remove(worker_id) else { return };
-        self.leave_pool(entry.pool.as_ref());
+        if let Some(pool) = &entry.pool {
+            count_down(&mut self.pools, pool);
+        }
+        count_down(&mut self.contexts, &entry.class.context);
         let Some(of_model) = self.models.get_mut(&entry.model) else { return };
         of_model.closed.remove(worker_id);
         if let Some(of_class) = of_model.classes.get_mut(&entry.class) {
@@ -169,16 +204,6 @@ impl Openings {
         }
         if of_model.classes.is_empty() {
             self.models.remove(&entry.model);
-        }
-    }
-
-    fn leave_pool(&mut self, pool: Option<&PoolId>) {
-        let Some((pool, members)) = pool.and_then(|pool| Some((pool, self.pools.get_mut(pool)?))) else {
-            return;
-        };
-        *members -= 1;
-        if *members == 0 {
-            self.pools.remove(pool);
         }
     }
 
@@ -199,9 +224,12 @@ impl Openings {
         }
         self.totals.count(&old, new, entry.slots);
         let Some(of_model) = self.models.get_mut(&entry.model) else { return };
-        of_model.count(worker_id, old.open.is_some(), new.open.is_some());
+        of_model.count(worker_id, &old, new);
         let Some(of_class) = of_model.classes.get_mut(&entry.class) else { return };
         of_class.ready = of_class.ready + u64::from(new.ready) - u64::from(old.ready);
+        of_class.serving.set(&entry.pool, worker_id, new.serving);
+        of_class.loaded.set(&entry.pool, worker_id, new.staying && new.ready);
+        of_class.coming.set(&entry.pool, worker_id, new.staying && !new.ready);
         if old.open != new.open {
             of_class.stand(&entry.pool, old.open.as_ref(), new.open.clone());
         }
@@ -214,7 +242,7 @@ impl Openings {
 
     /// Whether any worker of this model is open.
     pub fn has_open(&self, model: &str) -> bool {
-        self.models.get(model).is_some_and(|of_model| of_model.open > 0)
+        self.models.get(model).is_some_and(|of_model| !of_model.open.is_empty())
     }
 
     /// Workers of this model that are not open, by id.
@@ -250,29 +278,73 @@ impl Openings {
     /// The best of all that is neither preferred nor has affinity is among them, even without any two
     /// of them (the one that failed the job, the one that is taken): a worker that is passed over
     /// stands behind three that were found.
-    pub fn best(&self, model: &str, placement: &Placement, breadth: usize) -> Vec<&WorkerId> {
-        let classes = || {
-            let of_model = self.models.get(model).into_iter().flat_map(|of_model| &of_model.classes);
-            of_model.filter(|(class, _)| class.meets(&placement.require)).map(|(_, of_class)| of_class)
-        };
+    pub fn best(&self, row: &JobRow, breadth: usize) -> Vec<&WorkerId> {
+        let classes = || self.classes(&row.model).filter(|(class, _)| class.meets(row));
         let each = (breadth / classes().count().max(1)).max(3);
-        classes().flat_map(|of_class| of_class.best(placement, each)).collect()
+        classes().flat_map(|(_, of_class)| of_class.best(&row.placement, each)).collect()
+    }
+
+    /// Whether a worker that stays meets the demands of a job, or may once it has loaded; but for a
+    /// worker that the job names. Looks at each class and at no worker but those that the job avoids.
+    pub fn serves(&self, row: &JobRow) -> bool {
+        let placement = &row.placement;
+        self.classes(&row.model).any(|(class, of_class)| {
+            (class.meets(row) && of_class.loaded.allowed(placement).is_some())
+                || (class.may_meet(row) && of_class.coming.allowed(placement).is_some())
+        })
+    }
+
+    /// The serving worker with the largest context that meets the demands of a placement, but for a
+    /// worker it names.
+    pub fn largest_context(&self, model: &str, placement: &Placement) -> Option<&WorkerId> {
+        self.classes(model)
+            .filter(|(class, _)| class.can_all(&placement.require))
+            .filter_map(|(class, of_class)| Some((class.context, of_class.serving.allowed(placement)?)))
+            .max()
+            .map(|(_, worker_id)| worker_id)
+    }
+
+    /// Whether some worker of its model is too small for a job.
+    pub fn is_too_long_for_some(&self, row: &JobRow) -> bool {
+        self.least_context_of(&row.model).is_some_and(|least| !row.fits_context(least))
+    }
+
+    /// The most tokens of context that any worker of a model has.
+    pub fn most_context(&self, model: &str) -> Option<u32> {
+        self.classes(model).map(|(class, _)| class.context).max()
+    }
+
+    /// The fewest tokens of context that any worker of a model has.
+    pub fn least_context_of(&self, model: &str) -> Option<u32> {
+        self.classes(model).map(|(class, _)| class.context).min()
+    }
+
+    /// The fewest tokens of context that any worker has.
+    pub fn least_context(&self) -> Option<u32> {
+        self.contexts.first_key_value().map(|(context, _)| *context)
+    }
+
+    /// Workers of a model that could take a job now or after their running ones.
+    pub fn serving(&self, model: &str) -> u64 {
+        self.models.get(model).map_or(0, |of_model| of_model.serving)
+    }
+
+    fn classes(&self, model: &str) -> impl Iterator<Item = (&Class, &OfClass)> {
+        self.models.get(model).into_iter().flat_map(|of_model| &of_model.classes)
     }
 
     /// Open workers of other classes than the job requires, one of each.
-    pub fn unfit<'a>(&'a self, model: &str, placement: &'a Placement) -> impl Iterator<Item = &'a WorkerId> {
-        let of_model = self.models.get(model).into_iter().flat_map(|of_model| &of_model.classes);
-        of_model
-            .filter(|(class, _)| !class.meets(&placement.require))
+    pub fn unfit<'a>(&'a self, row: &'a JobRow) -> impl Iterator<Item = &'a WorkerId> {
+        self.classes(&row.model)
+            .filter(|(class, _)| !class.meets(row))
             .filter_map(|(_, of_class)| of_class.heads.first().map(|(standing, _)| &standing.worker_id))
     }
 
     /// The best open workers of a pool, three of each class.
     pub fn of_pool<'a>(&'a self, model: &str, pool: &PoolId) -> impl Iterator<Item = &'a WorkerId> {
         let pool = Some(pool.clone());
-        let of_model = self.models.get(model).into_iter().flat_map(|of_model| of_model.classes.values());
-        of_model
-            .filter_map(move |of_class| of_class.pools.get(&pool))
+        self.classes(model)
+            .filter_map(move |(_, of_class)| of_class.pools.get(&pool))
             .flat_map(|order| order.iter().take(3).map(|standing| &standing.worker_id))
     }
 }
@@ -287,14 +359,15 @@ impl Totals {
 }
 
 impl OfModel {
-    fn count(&mut self, worker_id: &WorkerId, was_open: bool, is_open: bool) {
-        match (was_open, is_open) {
+    fn count(&mut self, worker_id: &WorkerId, old: &State, new: &State) {
+        self.serving = self.serving + u64::from(new.serving) - u64::from(old.serving);
+        match (old.open.is_some(), new.open.is_some()) {
             (false, true) => {
-                self.open += 1;
+                self.open.insert(worker_id.clone());
                 self.closed.remove(worker_id);
             }
             (true, false) => {
-                self.open -= 1;
+                self.open.remove(worker_id);
                 self.closed.insert(worker_id.clone());
             }
             (true, true) | (false, false) => {}
@@ -346,4 +419,19 @@ impl OfClass {
         best.truncate(count);
         best.into_iter().map(|standing| &standing.worker_id).collect()
     }
+}
+
+/// Takes one from a count; nothing is kept of one that is used up.
+fn count_down<K: Ord>(counts: &mut BTreeMap<K, u64>, key: &K) {
+    let Some(count) = counts.get_mut(key) else { return };
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(key);
+    }
+}
+
+/// Whether a name in `require` is a backend, and not this one.
+pub(crate) fn is_other_backend(name: &str, backend: &str) -> bool {
+    const BACKENDS: [&str; 5] = ["cpu", "cuda", "metal", "vulkan", "fake"];
+    BACKENDS.contains(&name) && name != backend
 }

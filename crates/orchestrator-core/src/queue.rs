@@ -75,7 +75,7 @@ pub(crate) struct Next {
 impl Next {
     /// This job, when it is not picked by the queue's own order.
     pub fn of(row: &JobRow) -> Self {
-        Self { job_id: row.job_id, group: Group::of(&row.placement), aged: false }
+        Self { job_id: row.job_id, group: Group::of(row), aged: false }
     }
 }
 

@@ -116,6 +116,7 @@ const fn is_about_the_worker(because: &RuledOut) -> bool {
         | RuledOut::Silent { .. }
         | RuledOut::Quarantined { .. }
         | RuledOut::NoFreeSlot { .. }
+        | RuledOut::ContextTooSmall { .. }
         | RuledOut::JustBusy { .. } => true,
     }
 }

@@ -25,6 +25,7 @@ impl Orchestrator {
             self.take_worker(row, turn);
         }
         self.take_spawns(rows.spawns, turn);
+        self.registry.refresh(&self.settings, turn.now);
         let (ended, living): (Vec<_>, Vec<_>) =
             rows.jobs.into_iter().partition(|row| row.status.is_terminal());
         self.take_ended(ended, turn);

@@ -34,6 +34,9 @@ pub struct JobRow {
     pub session_id: Option<SessionId>,
     /// Bytes of prompt or messages.
     pub prompt_bytes: u64,
+    /// Tokens that it surely brings along; a worker whose context does not hold more cannot take it. 0
+    /// while nothing is known. See [`JobRow::fits_context`].
+    pub tokens_at_least: u32,
     /// The start of the prompt, as hashes.
     pub prefix: PrefixChain,
     /// Tokens it may generate at most; `None` is what the context leaves.
@@ -79,6 +82,14 @@ pub struct JobRow {
     pub end: Option<RunEnd>,
     /// What went wrong, once failed.
     pub error: Option<ErrorDetail>,
+}
+
+impl JobRow {
+    /// Whether a context of so many tokens may hold the job with one token of an answer, as far as is
+    /// known.
+    pub(crate) const fn fits_context(&self, context_length: u32) -> bool {
+        self.tokens_at_least == 0 || context_length > self.tokens_at_least
+    }
 }
 
 /// One try of a job on one start of one worker.

@@ -8,9 +8,7 @@ use crate::policy::{Admission, Again, FailureFacts, Hook, NoSuchPolicy, PolicyCh
 use crate::retry::exhausted;
 use crate::row::JobRow;
 use crate::step::{Answer, Write};
-use crate::time::Time;
 use crate::turn::Turn;
-use crate::worker::Worker;
 
 impl Orchestrator {
     /// Makes the change, or refuses it and changes nothing. Jobs that run or were placed stay where
@@ -33,7 +31,7 @@ impl Orchestrator {
         if !self.policy.asks(Hook::Admit) {
             return Ok(());
         }
-        let (facts, queue) = (self.job_facts(row, turn.now), self.queue_facts(row, turn.now));
+        let (facts, queue) = (self.job_facts(row, turn.now), self.queue_facts(row));
         match self.policy.admit(&row.job_id, &facts, &queue, &mut turn.policy) {
             Admission::Admit => Ok(()),
             Admission::Hold(ms) => {
@@ -44,13 +42,12 @@ impl Orchestrator {
         }
     }
 
-    fn queue_facts(&self, row: &JobRow, now: Time) -> QueueFacts {
-        let serving = |worker: &&Worker| worker.is_serving(&self.settings, now);
+    fn queue_facts(&self, row: &JobRow) -> QueueFacts {
         QueueFacts {
             waiting: self.queue.len(),
             before: self.queue.before_new(&row.model, row.priority, &row.tenant, &row.session_id),
             capacity: self.settings.queue_capacity,
-            workers: self.registry.of_model(&row.model).filter(serving).count() as u64,
+            workers: self.registry.openings().serving(&row.model),
         }
     }
 

@@ -30,7 +30,7 @@ impl Orchestrator {
         let mut found = self.find(row, affinity);
         let openings = self.registry.openings();
         let closed = openings.closed(&row.model).take(RULED_OUT_LOOKED_AT);
-        let unfit = openings.unfit(&row.model, &row.placement).take(RULED_OUT_LOOKED_AT);
+        let unfit = openings.unfit(row).take(RULED_OUT_LOOKED_AT);
         closed.chain(unfit).for_each(|worker_id| found.add(worker_id));
         found.workers.into_values().collect()
     }
@@ -41,7 +41,7 @@ impl Orchestrator {
             found.add(asked);
             return found;
         }
-        let best = self.registry.openings().best(&row.model, &row.placement, BREADTH);
+        let best = self.registry.openings().best(row, BREADTH);
         best.into_iter().chain(affinity.workers()).for_each(|worker_id| found.add(worker_id));
         row.placement.prefer.iter().for_each(|name| found.add_called(name));
         found

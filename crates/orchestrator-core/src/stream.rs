@@ -51,7 +51,8 @@ impl Orchestrator {
     /// The worker refused the run, or its engine failed.
     pub(crate) fn stream_failed(&mut self, run: &RunKey, error: ErrorDetail, turn: &mut Turn) {
         let Some(job) = self.job_of(run, "stream_failed", turn) else { return self.free_slot(run, turn) };
-        if is_not_to_blame(error.code) && job.row.status == TaskStatus::Dispatched {
+        let showed_nothing = job.row.status == TaskStatus::Dispatched;
+        if is_not_to_blame(error.code) && showed_nothing {
             return self.worker_was_busy(run, error.code, turn);
         }
         turn.act(Action::DropStream(run.clone()));
@@ -60,6 +61,10 @@ impl Orchestrator {
             return self.fail_attempt(run.job_id, lost_run(run), turn);
         }
         self.settle_run(run, turn);
+        let too_long = showed_nothing && error.code == ErrorCode::ContextOverflow;
+        if too_long && self.outgrew(run, &error, turn.now) {
+            return self.requeue_unblamed(run.job_id, turn);
+        }
         self.fail_attempt(run.job_id, Failure { error, lost: None }, turn);
     }
 

@@ -26,6 +26,8 @@ use crate::time::Time;
 use crate::turn::Turn;
 use crate::worker::Worker;
 
+#[cfg(test)]
+pub(crate) use demand::suits;
 use demand::{Blocked, Want};
 use evict::Stop;
 use judge::Verdict;
@@ -88,6 +90,7 @@ impl Orchestrator {
         if !self.settings.supply.on_demand {
             return;
         }
+        self.registry.refresh(&self.settings, turn.now);
         let look_at_all = turn.supply || (freed && !self.supply.blocked.is_empty());
         let new = if look_at_all { self.note_all_wants(turn.now) } else { self.note_wants(models, turn.now) };
         let open = !self.supply.blocked.is_empty() || !self.supply.spawns.is_empty();

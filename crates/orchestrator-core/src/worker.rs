@@ -203,6 +203,12 @@ impl Worker {
             .min()
     }
 
+    /// Whether it takes jobs, or will.
+    pub fn is_staying(&self) -> bool {
+        let going = matches!(self.status, Some(WorkerStatus::Draining | WorkerStatus::Failed));
+        self.gone.is_none() && !self.row.draining && !going
+    }
+
     /// Whether it could run a job now or after its running ones.
     pub fn is_serving(&self, settings: &Settings, now: Time) -> bool {
         self.state(settings, now) == WorkerState::Ready

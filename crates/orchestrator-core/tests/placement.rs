@@ -9,11 +9,11 @@
 
 mod world;
 
-use api_types::task::{Placement, Priority};
+use api_types::task::{Placement, Priority, RetryMode, TaskStatus};
 use api_types::why::{Change, Counterfactual, RuledOut};
 use api_types::worker::{WorkerFacts, WorkerState, WorkerStatus};
-use api_types::{Attempt, StopReason};
-use orchestrator_core::{Event, Submission};
+use api_types::{Attempt, ErrorCode, ErrorDetail, StopReason};
+use orchestrator_core::{Event, Step, Submission};
 use world::{World, end, facts, job, opened, run, submission, worker};
 
 fn submit_batch(world: &mut World, n: u128) {
@@ -206,4 +206,74 @@ fn a_sign_of_life_without_free_memory_leaves_what_was_told_before() {
     }
     let picked = opened(&world.submit(1)).pop().map(|run| run.worker_id);
     assert_eq!(picked, Some(worker("w22")), "it has more free memory than one that never told any");
+}
+
+fn with_context(name: &str, context_length: u32) -> WorkerFacts {
+    WorkerFacts { context_length, ..facts(name, 1) }
+}
+
+fn too_long(tokens: Option<u32>) -> ErrorDetail {
+    let error = ErrorDetail::new(ErrorCode::ContextOverflow, "too long");
+    match tokens {
+        Some(tokens) => error.with_details(serde_json::json!({ "prompt_tokens": tokens })),
+        None => error,
+    }
+}
+
+#[test]
+fn a_counted_prompt_goes_only_where_the_context_holds_it_and_the_others_say_why_not() {
+    let mut world = World::new();
+    world.register(with_context("w1", 4_096), WorkerStatus::Ready, vec![]);
+    world.register(with_context("w22", 8_192), WorkerStatus::Ready, vec![]);
+    let long = |n| Event::Submit(Submission { prompt_tokens: Some(4_100), ..submission(n) });
+    let placed = |step: &Step| opened(step).pop().map(|run| run.worker_id);
+    assert_eq!(placed(&world.event(long(1))), Some(worker("w22")));
+    let because = RuledOut::ContextTooSmall { context_length: 4_096, tokens_at_least: 4_096 };
+    let decision = world.brain.decisions(job(1)).first().cloned().expect("a decision");
+    let reasons: Vec<_> = decision.candidates.iter().filter_map(|c| c.because.clone()).collect();
+    assert_eq!(reasons, [because.clone()]);
+    let other = Counterfactual { worker_id: worker("w1"), change: Change::Lifted { because } };
+    assert_eq!(decision.counterfactual, Some(other));
+    assert_eq!(placed(&world.event(long(2))), None, "it waits for the larger one");
+    assert_eq!(placed(&world.submit(3)), Some(worker("w1")), "and is in nobody's way");
+    let why = world.brain.why(job(2), world.now).expect("it waits").summary;
+    assert!(why.contains("All 1 slots of the 1 workers that can run it"), "{why}");
+}
+
+#[test]
+fn a_job_that_a_context_turns_out_not_to_hold_goes_to_a_larger_one_and_fails_on_the_largest() {
+    for counted in [None, Some(9_000)] {
+        let mut world = World::new();
+        for (name, context) in [("w1", 4_096), ("w22", 8_192), ("w333", 16_384)] {
+            world.register(with_context(name, context), WorkerStatus::Ready, vec![]);
+        }
+        world.event(Event::Submit(Submission { retry: RetryMode::Never, ..submission(1) }));
+        let mut ran = vec![];
+        for attempt in 1..=4 {
+            let row = world.brain.job(job(1)).expect("known").row;
+            if row.status == TaskStatus::Failed {
+                assert_eq!(row.error.map(|error| error.code), Some(ErrorCode::ContextOverflow));
+                break;
+            }
+            let name = row.attempt.expect("handed out").worker_id.to_string();
+            let incarnation = name.len() as u64 - 1;
+            let run = run(1, attempt, &name, incarnation);
+            world.event(Event::StreamFailed { run, error: too_long(counted) });
+            ran.push(name);
+        }
+        let expected: &[&str] = if counted.is_some() { &["w1", "w333"] } else { &["w1", "w22", "w333"] };
+        assert_eq!(ran, expected);
+        assert_eq!(world.status(1), TaskStatus::Failed);
+    }
+}
+
+#[test]
+fn without_a_larger_context_that_the_job_may_use_an_overflow_is_final() {
+    let mut world = World::new();
+    world.register(with_context("w1", 4_096), WorkerStatus::Ready, vec![]);
+    world.register(with_context("w22", 8_192), WorkerStatus::Ready, vec![]);
+    let placement = Placement { avoid: vec!["w22".to_owned()], ..Placement::default() };
+    world.event(Event::Submit(Submission { placement, ..submission(1) }));
+    world.event(Event::StreamFailed { run: run(1, 1, "w1", 1), error: too_long(None) });
+    assert_eq!(world.status(1), TaskStatus::Failed);
 }

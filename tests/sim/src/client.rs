@@ -102,6 +102,7 @@ impl World {
             tenant: plan.tenant.clone(),
             session_id: plan.session_id.clone(),
             prompt_bytes: 10,
+            prompt_tokens: None,
             prefix: plan.prefix.clone(),
             max_tokens: Some(16),
             priority: plan.priority,

@@ -91,9 +91,8 @@ impl Brain {
 
     /// Tells callers how long a prompt may be without a look at the registry.
     fn note_contexts(&self) {
-        let workers = self.orchestrator.workers(self.clock.now());
-        let smallest = workers.iter().map(|worker| u64::from(worker.facts.context_length)).min();
-        self.actions.handle.set_smallest_context(smallest.unwrap_or(u64::MAX));
+        let smallest = self.orchestrator.least_context();
+        self.actions.handle.set_smallest_context(smallest.map_or(u64::MAX, u64::from));
     }
 
     /// Handles one message, to the end if nothing has to be written first.

@@ -46,6 +46,8 @@ pub struct CheckedTask {
     pub session_id: Option<SessionId>,
     /// Bytes of prompt or messages.
     pub prompt_bytes: u64,
+    /// Tokens of prompt or messages, once a worker has counted them.
+    pub prompt_tokens: Option<u32>,
     /// Its class.
     pub priority: Priority,
     /// Milliseconds from submission after which the answer is worthless.
@@ -515,6 +517,7 @@ fn submission(job_id: JobId, task: &CheckedTask, hash_key: &HashKey) -> Submissi
         tenant: task.tenant.clone(),
         session_id: task.session_id.clone(),
         prompt_bytes: task.prompt_bytes,
+        prompt_tokens: task.prompt_tokens,
         prefix: hash_key.chain(task.request.prompt.as_deref(), task.request.messages.as_deref()),
         max_tokens: task.request.max_tokens,
         priority: task.priority,

@@ -74,9 +74,9 @@ pub async fn submit_task(
     Body(request): Body<TaskRequest>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|_| bad_query("stream", "true or false"))?;
-    let task = check_task(request, &headers, &correlation_id)?;
+    let mut task = check_task(request, &headers, &correlation_id)?;
     let durability = task.durability;
-    refuse_overflow(&app, &task).await?;
+    refuse_overflow(&app, &mut task).await?;
     if query.stream.unwrap_or_else(|| sse::is_wanted(&headers)) {
         let (accepted, reader) = submit_and_read(&app, task, &correlation_id).await?;
         return Ok(with_job(sse::answer(reader.into_stream()), accepted.job_id));

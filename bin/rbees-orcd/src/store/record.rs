@@ -34,6 +34,8 @@ pub struct JobDetail {
     #[serde(default)]
     session_id: Option<SessionId>,
     prompt_bytes: u64,
+    #[serde(default)]
+    tokens_at_least: u32,
     #[serde(default, skip_serializing_if = "PrefixChain::is_empty")]
     prefix: PrefixChain,
     #[serde(default)]
@@ -79,6 +81,7 @@ impl From<&JobRow> for JobDetail {
             tenant: row.tenant.clone(),
             session_id: row.session_id.clone(),
             prompt_bytes: row.prompt_bytes,
+            tokens_at_least: row.tokens_at_least,
             prefix: row.prefix.clone(),
             max_tokens: row.max_tokens,
             priority: row.priority,
@@ -146,6 +149,7 @@ pub fn job_from(row: &Row<'_>) -> Result<JobRow, StoreError> {
         tenant: detail.tenant,
         session_id: detail.session_id,
         prompt_bytes: detail.prompt_bytes,
+        tokens_at_least: detail.tokens_at_least,
         prefix: detail.prefix,
         max_tokens: detail.max_tokens,
         priority: detail.priority,

@@ -75,7 +75,7 @@ impl Class {
 
     fn line_up(&mut self, row: &JobRow, ticket: Ticket, aged: bool) {
         self.tickets.insert(row.job_id, Waiting { ticket, aged });
-        let group = Group::of(&row.placement);
+        let group = Group::of(row);
         let spot = spot(&self.tenants, &self.flows, row);
         if aged {
             self.aged.entry(group.clone()).or_default().push(&spot, &ticket);
@@ -183,7 +183,7 @@ impl Class {
 
     fn take(&mut self, row: &JobRow, to_serve: bool) -> bool {
         let Some(waiting) = self.tickets.remove(&row.job_id) else { return false };
-        let group = Group::of(&row.placement);
+        let group = Group::of(row);
         let spot = spot(&self.tenants, &self.flows, row);
         if waiting.aged {
             take_from(&mut self.aged, &group, &spot, &waiting.ticket, to_serve);

@@ -22,6 +22,7 @@ fn row(number: u64, tenant_of: u8, session: Option<u8>) -> JobRow {
         model: "small".to_owned(),
         chat: false,
         prompt_bytes: 4,
+        tokens_at_least: 0,
         priority: Priority::Interactive,
         submitted_at: Time(number),
         deadline: None,
@@ -47,6 +48,13 @@ fn row(number: u64, tenant_of: u8, session: Option<u8>) -> JobRow {
         end: None,
         error: None,
     }
+}
+
+/// The group of jobs that require this.
+fn requiring(name: &str) -> Group {
+    let mut row = row(1, 0, None);
+    row.placement.require = vec![name.to_owned()];
+    Group::of(&row)
 }
 
 /// A queue before `slots` slots, and the tokens that each tenant and session was served.
@@ -180,8 +188,7 @@ fn waiting_for_a_worker_that_is_not_there_is_not_saved_up_either() {
         bench.put(row);
         bench.submit(0, None);
     }
-    let closed =
-        BTreeSet::from([Group::of(&Placement { require: vec!["cuda".to_owned()], ..Placement::default() })]);
+    let closed = BTreeSet::from([requiring("cuda")]);
     for _ in 0..30 {
         let next = bench.queue.next("small", &closed, &bench.settings).expect("open jobs wait");
         let row = bench.rows.remove(&next.job_id).expect("waiting");
@@ -355,7 +362,7 @@ proptest! {
                 }
             }
             prop_assert_eq!(bench.queue.len(), bench.rows.len() as u64);
-            let closed = BTreeSet::from([Group::of(&Placement { require: vec!["1".to_owned()], ..Placement::default() })]);
+            let closed = BTreeSet::from([requiring("1")]);
             let fits = |row: &&JobRow| row.placement.require != ["1"] && !blocked.iter().any(|of| row.tenant == tenant(*of));
             let next = bench.queue.next("small", &closed, &bench.settings);
             prop_assert_eq!(next.is_some(), bench.rows.values().any(|row| fits(&row)));

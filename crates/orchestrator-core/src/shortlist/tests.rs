@@ -12,15 +12,19 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use crate::event::{Event, RequestId, RunKey};
+use crate::feasible::fits;
 use crate::orchestrator::Orchestrator;
 use crate::reason::reproduce;
 use crate::row::{AttemptRow, JobRow, Rows};
 use crate::settings::Settings;
+use crate::supply::suits;
 use crate::time::Time;
 use crate::turn::Turn;
+use crate::worker::Worker;
 
 const MODELS: [&str; 2] = ["small", "large"];
 const POOLS: [Option<&str>; 4] = [None, Some("attic"), Some("box"), Some("mac")];
+const CONTEXTS: [u32; 3] = [2_048, 4_096, 8_192];
 const BACKENDS: [&str; 3] = ["cpu", "cuda", "metal"];
 
 /// Something that befalls a fleet.
@@ -33,6 +37,7 @@ enum Op {
         backend: u8,
         chat: bool,
         slots: u8,
+        context: u8,
         status: WorkerStatus,
     },
     Beat {
@@ -73,6 +78,7 @@ enum Op {
         model: u8,
         last: Option<u8>,
         blocks: u8,
+        tokens: u32,
     },
 }
 
@@ -110,9 +116,9 @@ fn placement() -> impl Strategy<Value = Box<Placement>> {
 fn op() -> impl Strategy<Value = Op> {
     let n = || 0_u8..24;
     prop_oneof![
-        6 => (n(), 0_u8..2, 0_u8..4, 0_u8..3, any::<bool>(), 1_u8..5, status()).prop_map(
-            |(n, model, pool, backend, chat, slots, status)| {
-                Op::Register { n, model, pool, backend, chat, slots, status }
+        6 => (n(), 0_u8..2, 0_u8..4, 0_u8..3, any::<bool>(), 1_u8..5, 0_u8..3, status()).prop_map(
+            |(n, model, pool, backend, chat, slots, context, status)| {
+                Op::Register { n, model, pool, backend, chat, slots, context, status }
             }
         ),
         6 => (n(), status(), 0_u64..4).prop_map(|(n, status, gb)| {
@@ -127,17 +133,22 @@ fn op() -> impl Strategy<Value = Op> {
         2 => any::<u16>().prop_map(|ms| Op::Pass { ms: ms / 16 }),
         1 => Just(Op::Timeouts),
         3 => (n(), 0_u8..9).prop_map(|(n, blocks)| Op::Give { n, blocks }),
-        8 => (placement(), 0_u8..2, prop::option::of(n()), 0_u8..9).prop_map(
-            |(placement, model, last, blocks)| Op::Place { placement, model, last, blocks }
+        8 => (placement(), 0_u8..2, prop::option::of(n()), 0_u8..9, tokens()).prop_map(
+            |(placement, model, last, blocks, tokens)| Op::Place { placement, model, last, blocks, tokens }
         ),
     ]
+}
+
+/// Tokens that a job brings at least.
+fn tokens() -> impl Strategy<Value = u32> {
+    prop_oneof![6 => Just(0), 1 => Just(2_048), 1 => Just(4_096), 1 => Just(9_216)]
 }
 
 fn id(n: u8) -> WorkerId {
     format!("w{n}").parse().expect("an id")
 }
 
-fn facts(n: u8, model: u8, pool: u8, backend: u8, chat: bool, slots: u8) -> WorkerFacts {
+fn facts(n: u8, model: u8, pool: u8, backend: u8, chat: bool, slots: u8, context: u8) -> WorkerFacts {
     let backend = BACKENDS[usize::from(backend)];
     let mut capabilities = vec!["completion".to_owned()];
     capabilities.extend(chat.then(|| "chat".to_owned()));
@@ -152,7 +163,7 @@ fn facts(n: u8, model: u8, pool: u8, backend: u8, chat: bool, slots: u8) -> Work
         backend: backend.to_owned(),
         devices: vec![],
         slots: u32::from(slots),
-        context_length: 4_096,
+        context_length: CONTEXTS[usize::from(context)],
         vram_bytes: 0,
         ram_bytes: 0,
         quantization: None,
@@ -185,13 +196,15 @@ impl Fleet {
     fn do_one(&mut self, op: Op) {
         let now = self.now;
         match op {
-            Op::Register { n, model, pool, backend, chat, slots, status } => self.event(Event::WorkerReady {
-                request: RequestId(0),
-                facts: Box::new(facts(n, model, pool, backend, chat, slots)),
-                status,
-                runs: vec![],
-                secret: None,
-            }),
+            Op::Register { n, model, pool, backend, chat, slots, context, status } => {
+                self.event(Event::WorkerReady {
+                    request: RequestId(0),
+                    facts: Box::new(facts(n, model, pool, backend, chat, slots, context)),
+                    status,
+                    runs: vec![],
+                    secret: None,
+                })
+            }
             Op::Beat { n, status, free_memory } => {
                 if let Some(worker) = self.brain.registry.get_mut(&id(n)) {
                     worker.hear(status, now);
@@ -234,7 +247,10 @@ impl Fleet {
                 let keeper = self.brain.registry.get(&id(n)).and_then(|worker| worker.keeper());
                 keeper.into_iter().for_each(|keeper| self.brain.prefixes.note(keeper, &prompt(blocks), now));
             }
-            Op::Place { placement, model, last, blocks } => self.place(*placement, model, last, blocks),
+            Op::Place { placement, model, last, blocks, tokens } => {
+                let row = self.job(*placement, model, last, blocks, tokens);
+                self.place(&row);
+            }
         }
     }
 
@@ -248,19 +264,27 @@ impl Fleet {
         }
     }
 
-    /// The shortlist's best is the best of all.
-    fn place(&mut self, placement: Placement, model: u8, last: Option<u8>, blocks: u8) {
-        let row = self.job(placement, model, last, blocks);
-        let short = self.decide(&row).map(|(_, picked)| picked);
-        let full = self.brain.speculate(&row, self.now).picked;
+    /// The shortlist's best is the best of all, and the index knows who serves such jobs.
+    fn place(&mut self, row: &JobRow) {
+        let short = self.decide(row).map(|(_, picked)| picked);
+        let brain = &self.brain;
+        let full = brain.speculate(row, self.now).picked;
         assert_eq!(short, full, "{row:?}");
-        assert_eq!(self.brain.has_opening_for(&row, self.now), full.is_some());
+        assert_eq!(brain.has_opening_for(row, self.now), full.is_some());
+        let suits = |worker: &&Worker| worker.is_staying() && suits(row, worker).is_none();
+        assert_eq!(brain.serves(row), brain.registry.of_model(&row.model).any(|w| suits(&w)), "{row:?}");
+        let serving = |worker: &&Worker| worker.is_serving(&brain.settings, self.now) && fits(row, worker);
+        let contexts = brain.registry.of_model(&row.model).filter(serving);
+        let roomiest = brain.roomiest(&row.model, &row.placement).map(|row| row.facts.context_length);
+        let most = contexts.map(|worker| worker.row.facts.context_length).max();
+        assert!(row.tokens_at_least > 0 || roomiest == most, "{row:?} {roomiest:?} {most:?}");
     }
 
-    fn job(&mut self, placement: Placement, model: u8, last: Option<u8>, blocks: u8) -> JobRow {
+    fn job(&mut self, placement: Placement, model: u8, last: Option<u8>, blocks: u8, tokens: u32) -> JobRow {
         self.jobs += 1;
         let mut row = job_row(self.jobs, placement, MODELS[usize::from(model)], last);
         row.prefix = prompt(blocks);
+        row.tokens_at_least = tokens;
         row
     }
 
@@ -273,6 +297,11 @@ impl Fleet {
     fn change(&mut self, picked: &WorkerId, other: &Counterfactual) {
         let now = self.now;
         let about = if other.change == Change::PickedAbsent { picked } else { &other.worker_id };
+        if let Change::Lifted { because: RuledOut::ContextTooSmall { tokens_at_least, .. } } = other.change {
+            let mut worker = self.brain.registry.remove(about).expect("registered");
+            worker.row.facts.context_length = tokens_at_least + 1;
+            return self.brain.registry.put(worker);
+        }
         let worker = self.brain.registry.get_mut(about).expect("registered");
         match &other.change {
             Change::FreeSlots { slots_free } => {
@@ -301,6 +330,7 @@ impl Fleet {
                 | RuledOut::OtherPool { .. }
                 | RuledOut::Avoided { .. }
                 | RuledOut::Lacks { .. }
+                | RuledOut::ContextTooSmall { .. }
                 | RuledOut::KeptFree { .. } => panic!("not about the worker: {because}"),
             },
         }
@@ -325,6 +355,7 @@ fn job_row(n: u128, placement: Placement, model: &str, last: Option<u8>) -> JobR
         tenant: TenantId::default(),
         session_id: None,
         prompt_bytes: 10_000,
+        tokens_at_least: 0,
         prefix: PrefixChain::default(),
         max_tokens: None,
         priority: Priority::Interactive,
@@ -366,10 +397,11 @@ proptest! {
         placement in placement(),
         last in prop::option::of(0_u8..24),
         blocks in 0_u8..9,
+        tokens in tokens(),
     ) {
         let mut fleet = Fleet::new();
         ops.into_iter().for_each(|op| fleet.do_one(op));
-        let row = fleet.job(*placement, 0, last, blocks);
+        let row = fleet.job(*placement, 0, last, blocks, tokens);
         if let Some((decision, picked)) = fleet.decide(&row) {
             let text = serde_json::to_string(&decision).expect("writes");
             prop_assert!(text.len() < 4_096, "{} bytes", text.len());
@@ -404,6 +436,16 @@ proptest! {
             let serving = all().filter(|w| w.is_serving(&fleet.brain.settings, fleet.now)).count();
             prop_assert_eq!(health.ready_workers, serving as u64);
             prop_assert_eq!(health.workers, all().filter(|w| w.gone.is_none()).count() as u64);
+            let openings = fleet.brain.registry.openings();
+            for model in MODELS {
+                let of_model = || fleet.brain.registry.of_model(model);
+                let serving = of_model().filter(|w| w.is_serving(&fleet.brain.settings, fleet.now)).count();
+                prop_assert_eq!(openings.serving(model), serving as u64);
+                let contexts = || of_model().map(|w| w.row.facts.context_length);
+                prop_assert_eq!(openings.most_context(model), contexts().max());
+                prop_assert_eq!(openings.least_context_of(model), contexts().min());
+            }
+            prop_assert_eq!(openings.least_context(), all().map(|w| w.row.facts.context_length).min());
             let later = fleet.now + 3_000;
             let serving = all().filter(|w| w.is_serving(&fleet.brain.settings, later)).count();
             prop_assert_eq!(fleet.brain.health(later).ready_workers, serving as u64);

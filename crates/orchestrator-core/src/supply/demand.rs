@@ -7,6 +7,8 @@ use api_types::worker::{WorkerFacts, WorkerStatus};
 use api_types::{ErrorDetail, JobId, PoolId};
 use serde::{Deserialize, Serialize};
 
+use crate::feasible::too_small;
+use crate::openings::is_other_backend;
 use crate::orchestrator::Orchestrator;
 use crate::queue::Group;
 use crate::row::JobRow;
@@ -63,10 +65,10 @@ impl Orchestrator {
     }
 
     /// Whether some worker serves such jobs, or will once it has loaded.
-    pub(super) fn serves(&self, row: &JobRow) -> bool {
-        self.registry
-            .of_model(&row.model)
-            .any(|worker| is_staying(worker) && suits(&row.placement, worker).is_none())
+    pub(crate) fn serves(&self, row: &JobRow) -> bool {
+        let Some(named) = &row.placement.worker else { return self.registry.openings().serves(row) };
+        let worker = self.registry.get(named).filter(|worker| worker.row.facts.model == row.model);
+        worker.is_some_and(|worker| worker.is_staying() && suits(row, worker).is_none())
     }
 
     /// One of the jobs that wait for it.
@@ -89,27 +91,22 @@ impl Orchestrator {
     }
 }
 
-/// Whether a worker takes jobs, or will.
-pub(super) fn is_staying(worker: &Worker) -> bool {
-    let going = matches!(worker.status, Some(WorkerStatus::Draining | WorkerStatus::Failed));
-    worker.gone.is_none() && !worker.row.draining && !going
-}
-
 /// Which demand of a job a worker does not meet. What it can do is known once it has loaded.
-pub(super) fn suits(placement: &Placement, worker: &Worker) -> Option<String> {
-    let facts = &worker.row.facts;
+pub(crate) fn suits(row: &JobRow, worker: &Worker) -> Option<String> {
+    let (facts, placement) = (&worker.row.facts, &row.placement);
     if let Some(wanted) = placement.worker.as_ref().filter(|wanted| **wanted != facts.worker_id) {
         return Some(format!("the job asks for the worker `{wanted}`"));
     }
-    if let Some(reason) =
-        facts.pool_id.as_ref().and_then(|pool| misplaced(placement, pool, Some(&facts.backend)))
-    {
+    if let Some(reason) = misplaced(placement, facts.pool_id.as_ref(), Some(&facts.backend)) {
         return Some(reason);
     }
     if placement.avoid.iter().any(|name| name == facts.worker_id.as_str()) {
         return Some(format!("the job avoids `{}`", facts.worker_id));
     }
     let loaded = worker.status == Some(WorkerStatus::Ready);
+    if loaded && !row.fits_context(facts.context_length) {
+        return Some(too_small(facts.context_length, row.tokens_at_least).to_string());
+    }
     let lacks = placement.require.iter().find(|name| loaded && !can(facts, name))?;
     Some(format!("the job requires `{lacks}`; it has {}", facts.capabilities.join(", ")))
 }
@@ -118,17 +115,19 @@ fn can(facts: &WorkerFacts, capability: &str) -> bool {
     facts.backend == capability || facts.capabilities.iter().any(|has| has == capability)
 }
 
-/// Why no worker of a pool, on this backend, could be what the job demands.
-pub(super) fn misplaced(placement: &Placement, pool: &PoolId, backend: Option<&str>) -> Option<String> {
-    const BACKENDS: [&str; 5] = ["cpu", "cuda", "metal", "vulkan", "fake"];
-    if let Some(wanted) = placement.pool.as_ref().filter(|wanted| *wanted != pool) {
+/// Why no worker of a pool, or of none, on this backend, could be what the job demands.
+pub(super) fn misplaced(
+    placement: &Placement,
+    pool: Option<&PoolId>,
+    backend: Option<&str>,
+) -> Option<String> {
+    if let Some(wanted) = placement.pool.as_ref().filter(|wanted| Some(*wanted) != pool) {
         return Some(format!("the job asks for the pool `{wanted}`"));
     }
-    if placement.avoid.iter().any(|name| name == pool.as_str()) {
+    if pool.is_some_and(|pool| placement.avoid.iter().any(|name| name == pool.as_str())) {
         return Some("the job avoids it".to_owned());
     }
     let backend = backend?;
-    let other = |name: &&String| BACKENDS.contains(&name.as_str()) && *name != backend;
-    let lacks = placement.require.iter().find(other)?;
+    let lacks = placement.require.iter().find(|name| is_other_backend(name, backend))?;
     Some(format!("the job requires `{lacks}`, and it runs there on `{backend}`"))
 }

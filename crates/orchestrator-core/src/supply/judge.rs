@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use api_types::pool::Fit;
 use api_types::{ErrorDetail, PoolId, WorkerId};
 
-use super::demand::{is_staying, misplaced, suits};
+use super::demand::{misplaced, suits};
 use super::evict::Place;
 use super::hope::{Hope, Prospect};
 use super::look::{Need, Outlook, look};
@@ -134,15 +134,15 @@ impl Orchestrator {
             return Some("the job asks for a certain worker".to_owned());
         }
         let backend = fit.map(|fit| fit.device.split(':').next().unwrap_or_default());
-        if let Some(reason) = misplaced(&row.placement, &pool.pool_id, backend) {
+        if let Some(reason) = misplaced(&row.placement, Some(&pool.pool_id), backend) {
             return Some(reason);
         }
         let mut there = self
             .registry
             .of_model(&row.model)
-            .filter(|worker| worker.row.facts.pool_id.as_ref() == Some(&pool.pool_id) && is_staying(worker));
+            .filter(|worker| worker.row.facts.pool_id.as_ref() == Some(&pool.pool_id) && worker.is_staying());
         there.find_map(|worker| {
-            let reason = suits(&row.placement, worker)?;
+            let reason = suits(row, worker)?;
             Some(format!("`{}` runs it there, but {reason}", worker.row.facts.worker_id))
         })
     }
@@ -185,7 +185,7 @@ impl Orchestrator {
         if !self.settings.supply.on_demand || self.serves(row) {
             return None;
         }
-        let group = crate::queue::Group::of(&row.placement);
+        let group = crate::queue::Group::of(row);
         let want = super::Want { model: row.model.clone(), group };
         let since = self.supply.blocked.get(&want).map_or(self.seen, |blocked| blocked.since);
         let older = self.supply.blocked.iter().filter(|(_, other)| other.since < since);

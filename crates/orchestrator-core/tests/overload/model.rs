@@ -292,6 +292,7 @@ impl Model {
             tenant: format!("t{tenant}").parse().expect("a tenant"),
             session_id: None,
             prompt_bytes,
+            prompt_tokens: None,
             prefix: PrefixChain::default(),
             max_tokens: Some(max_tokens),
             priority: if batch { Priority::Batch } else { Priority::Interactive },

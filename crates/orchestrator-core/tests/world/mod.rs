@@ -87,6 +87,7 @@ pub fn submission(n: u128) -> Submission {
         tenant: TenantId::default(),
         session_id: None,
         prompt_bytes: 5,
+        prompt_tokens: None,
         prefix: PrefixChain::default(),
         max_tokens: Some(16),
         priority: Priority::Interactive,

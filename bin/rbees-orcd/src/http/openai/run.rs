@@ -67,8 +67,8 @@ impl Run {
         request: TaskRequest,
         correlation_id: &CorrelationId,
     ) -> Result<Self, ApiError> {
-        let task = checked(request, None, correlation_id)?;
-        refuse_overflow(app, &task).await?;
+        let mut task = checked(request, None, correlation_id)?;
+        refuse_overflow(app, &mut task).await?;
         let (accepted, reader) = submit_and_read(app, task, correlation_id).await?;
         let cancel = CancelOnDrop { driver: app.driver.clone(), job_id: accepted.job_id, armed: true };
         Ok(Self {

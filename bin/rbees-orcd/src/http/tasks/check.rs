@@ -2,7 +2,7 @@
 
 use api_types::sampling::{DEFAULT_MAX_TOKENS, FieldProblem, Sampling};
 use api_types::task::{ChatMessage, OnDisconnect, Placement, Priority, TaskRequest};
-use api_types::worker::{ExecuteRequest, TokenizeRequest, WorkerState};
+use api_types::worker::{ExecuteRequest, TokenizeRequest};
 use api_types::{CorrelationId, ErrorCode, ErrorDetail, TenantId};
 use http::HeaderMap;
 use orchestrator_core::Idempotency;
@@ -59,6 +59,7 @@ pub fn checked(
         tenant: TenantId::default(),
         session_id: request.session_id.clone(),
         prompt_bytes: input_bytes(&request),
+        prompt_tokens: None,
         model: request.model,
         request: ExecuteRequest { prompt: request.prompt, messages: request.messages, ..Default::default() }
             .with_sampling(&sampling),
@@ -73,12 +74,13 @@ pub fn checked(
     })
 }
 
-/// Refuses a prompt that no ready worker's context holds, where its bytes make that possible.
-/// Counting is the worker's business; without a ready worker it is found out at dispatch.
+/// Refuses a prompt that the context of no ready worker holds which may run it, where its bytes make
+/// that possible, and notes how long it is. Counting is the worker's business; without a ready worker
+/// it is found out at dispatch.
 ///
 /// # Errors
 /// `CONTEXT_OVERFLOW` with both counts, or what the worker says about the chat template.
-pub async fn refuse_overflow(app: &App, task: &CheckedTask) -> Result<(), ApiError> {
+pub async fn refuse_overflow(app: &App, task: &mut CheckedTask) -> Result<(), ApiError> {
     let Some((uri, secret)) = counting_worker(app, task).await? else { return Ok(()) };
     let worker = app.workers.at(&uri, secret.as_deref()).with_correlation(&task.correlation_id);
     let request =
@@ -94,33 +96,29 @@ pub async fn refuse_overflow(app: &App, task: &CheckedTask) -> Result<(), ApiErr
         }
     };
     if counted.count < counted.context_length {
+        task.prompt_tokens = Some(counted.count);
         return Ok(());
     }
     Err(overflow(counted.count, counted.context_length).into())
 }
 
-/// The ready worker with the largest context for this model, when the prompt may be too long for
-/// it: a token is at least one byte, so fewer bytes than tokens of context always fit.
+/// The ready worker with the largest context of those that may run the task, when the prompt may be too
+/// long for some worker: a token is at least one byte, so fewer bytes than tokens of context always fit.
 async fn counting_worker(
     app: &App,
     task: &CheckedTask,
 ) -> Result<Option<(String, Option<String>)>, ErrorDetail> {
-    let (model, bytes) = (task.model.clone(), task.prompt_bytes);
-    if bytes < app.driver.smallest_context() {
+    if task.prompt_bytes < app.driver.smallest_context() {
         return Ok(None);
     }
+    let (model, placement, bytes) = (task.model.clone(), task.placement.clone(), task.prompt_bytes);
     app.driver
-        .read(move |brain, now| {
+        .read(move |brain, _| {
             let model = brain.resolve_model(model.as_deref()).ok()?;
-            let largest = brain
-                .workers(now)
-                .into_iter()
-                .filter(|worker| worker.state == WorkerState::Ready && worker.facts.model == model)
-                .max_by_key(|worker| worker.facts.context_length)?;
-            if bytes < u64::from(largest.facts.context_length) {
+            if brain.least_context_of(&model).is_none_or(|least| bytes < u64::from(least)) {
                 return None;
             }
-            let row = brain.worker_row(&largest.facts.worker_id)?;
+            let row = brain.roomiest(&model, &placement)?;
             Some((row.facts.uri.clone(), row.secret.clone()))
         })
         .await
