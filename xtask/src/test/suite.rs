@@ -136,6 +136,10 @@ fn release_tests(workspace: &Workspace, suite: Suite, env: &BuildEnv, inputs: &I
     nextest.args(["run", "--profile", profile, "--no-fail-fast", "--package", "e2e", "--package", "engine"]);
     env.apply(&mut nextest);
     inputs.apply(&mut nextest, &workspace.release_folder());
+    if suite == Suite::Long {
+        // Some of the long tests fetch more than the models.
+        nextest.env("RBEES_TEST_NETWORK", "1");
+    }
     // nextest has its own --profile; cargo's is what --release asks for.
     process::run(release::select(&mut nextest))
 }
