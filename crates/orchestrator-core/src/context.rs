@@ -21,7 +21,7 @@ pub(crate) const fn at_least(tokens: u32) -> u32 {
 
 impl Orchestrator {
     /// A worker says that a job is too long for its context. Notes it, and returns whether some worker
-    /// that the job may run on could hold it, or could once it has loaded.
+    /// that the job may run on could hold it, now or once it has loaded.
     pub(crate) fn outgrew(&mut self, run: &RunKey, error: &ErrorDetail, now: Time) -> bool {
         let Some(worker) = self.registry.holder(run) else { return false };
         let context = worker.row.facts.context_length;
@@ -30,7 +30,7 @@ impl Orchestrator {
         let counted = counted.and_then(|tokens| u32::try_from(tokens).ok()).map_or(0, at_least);
         job.row.tokens_at_least = job.row.tokens_at_least.max(context).max(counted);
         self.registry.refresh(&self.settings, now);
-        self.jobs.get(&run.job_id).is_some_and(|job| self.serves(&job.row))
+        self.jobs.get(&run.job_id).is_some_and(|job| self.holds(&job.row))
     }
 
     /// Tokens of context that the smallest worker has, if there is one. As of the last event.

@@ -287,8 +287,17 @@ impl Openings {
     /// Whether a worker that stays meets the demands of a job, or may once it has loaded; but for a
     /// worker that the job names. Looks at each class and at no worker but those that the job avoids.
     pub fn serves(&self, row: &JobRow) -> bool {
+        self.is_served_by(row, |_| true)
+    }
+
+    /// As [`Self::serves`], by a worker whose context, as far as it has told, holds the job.
+    pub fn holds(&self, row: &JobRow) -> bool {
+        self.is_served_by(row, |class| row.fits_context(class.context))
+    }
+
+    fn is_served_by(&self, row: &JobRow, is_meant: impl Fn(&Class) -> bool) -> bool {
         let placement = &row.placement;
-        self.classes(&row.model).any(|(class, of_class)| {
+        self.classes(&row.model).filter(|(class, _)| is_meant(class)).any(|(class, of_class)| {
             (class.meets(row) && of_class.loaded.allowed(placement).is_some())
                 || (class.may_meet(row) && of_class.coming.allowed(placement).is_some())
         })

@@ -231,7 +231,7 @@ fn a_counted_prompt_goes_only_where_the_context_holds_it_and_the_others_say_why_
     let because = RuledOut::ContextTooSmall { context_length: 4_096, tokens_at_least: 4_096 };
     let decision = world.brain.decisions(job(1)).first().cloned().expect("a decision");
     let reasons: Vec<_> = decision.candidates.iter().filter_map(|c| c.because.clone()).collect();
-    assert_eq!(reasons, [because.clone()]);
+    assert_eq!(reasons, std::slice::from_ref(&because));
     let other = Counterfactual { worker_id: worker("w1"), change: Change::Lifted { because } };
     assert_eq!(decision.counterfactual, Some(other));
     assert_eq!(placed(&world.event(long(2))), None, "it waits for the larger one");
@@ -274,6 +274,8 @@ fn without_a_larger_context_that_the_job_may_use_an_overflow_is_final() {
     world.register(with_context("w22", 8_192), WorkerStatus::Ready, vec![]);
     let placement = Placement { avoid: vec!["w22".to_owned()], ..Placement::default() };
     world.event(Event::Submit(Submission { placement, ..submission(1) }));
+    // One that still loads is no hope either, unless its context is larger.
+    world.register(with_context("w333", 4_096), WorkerStatus::Loading, vec![]);
     world.event(Event::StreamFailed { run: run(1, 1, "w1", 1), error: too_long(None) });
     assert_eq!(world.status(1), TaskStatus::Failed);
 }

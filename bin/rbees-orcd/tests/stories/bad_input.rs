@@ -1,5 +1,6 @@
 //! Each kind of bad input has its own words: a code, a status, a field where one is wrong, a hint.
 
+use api_types::worker::WorkerFacts;
 use serde_json::{Value, json};
 
 use crate::daemon::Daemon;
@@ -174,6 +175,30 @@ async fn a_prompt_longer_than_the_context_is_refused_with_both_counts() {
     assert!(worker.executed().is_empty());
     let prompt = "x".repeat(CONTEXT as usize - 1);
     daemon.submit(json!({ "prompt": prompt })).await;
+}
+
+#[tokio::test]
+async fn a_long_prompt_goes_to_the_larger_context_and_is_refused_where_only_the_smaller_may_run_it() {
+    let daemon = Daemon::start().await;
+    let change = |facts: &mut WorkerFacts| {
+        facts.worker_id = "a-small-one".parse().expect("an id");
+        facts.context_length = 1_000;
+    };
+    let small = Worker::start_with(&daemon.url(""), &["a"], change).await;
+    let large = Worker::start(&daemon.url(""), &["a"]).await;
+    let prompt = "x".repeat(2_000);
+    let job = daemon.submit(json!({ "prompt": prompt })).await;
+    daemon.until_status(&job, "completed").await;
+    assert_eq!((small.executed().len(), large.executed().len()), (0, 1));
+    let (_, why) = daemon.get(&format!("/v2/tasks/{job}/why")).await;
+    let text = why.to_string();
+    assert!(text.contains("its context holds 1000 tokens, and the job brings at least 1920"), "{text}");
+    for placement in [json!({ "worker": "a-small-one" }), json!({ "avoid": ["worker-fake-0123456789ab"] })] {
+        let body = json!({ "prompt": prompt, "placement": placement }).to_string();
+        let (status, body) = daemon.post("/v2/tasks", body).await;
+        assert_eq!((status, body["error"]["code"].as_str()), (422, Some("CONTEXT_OVERFLOW")), "{body}");
+        assert_eq!(body["error"]["details"], json!({ "prompt_tokens": 2_000, "context_length": 1_000 }));
+    }
 }
 
 #[tokio::test]

@@ -55,15 +55,29 @@ struct Run {
 impl Worker {
     /// A worker that answers with these tokens and registers at `daemon`.
     pub async fn start(daemon: &str, tokens: &[&str]) -> Self {
+<<<<<<< ours
         Self::able(daemon, tokens, &["chat", "completion"]).await
     }
 
     /// As [`Worker::start`], with these capabilities.
     pub async fn able(daemon: &str, tokens: &[&str], capabilities: &[&str]) -> Self {
+=======
+        Self::start_with(daemon, tokens, |_| {}).await
+    }
+
+    /// As [`Self::start`], with other facts.
+    pub async fn start_with(daemon: &str, tokens: &[&str], change: impl FnOnce(&mut WorkerFacts)) -> Self {
+>>>>>>> theirs
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let uri = format!("http://{}", listener.local_addr().expect("an address"));
+        let mut facts = facts(uri);
+        change(&mut facts);
         let shared = Shared {
+<<<<<<< ours
             facts: Mutex::new(facts(uri, capabilities)),
+=======
+            facts: Mutex::new(facts),
+>>>>>>> theirs
             tokens: Mutex::new(tokens.iter().map(|token| (*token).to_owned()).collect()),
             refusal: Mutex::default(),
             runs: Mutex::default(),
@@ -320,12 +334,12 @@ async fn cancel(State(worker): State<Worker>, Json(request): Json<CancelRequest>
     StatusCode::ACCEPTED
 }
 
-async fn tokenize(Json(request): Json<TokenizeRequest>) -> Json<Tokenized> {
+async fn tokenize(State(worker): State<Worker>, Json(request): Json<TokenizeRequest>) -> Json<Tokenized> {
     let messages = request.messages.unwrap_or_default();
     let text = request.text.unwrap_or_default()
         + messages.into_iter().map(|m| m.content).collect::<String>().as_str();
     let tokens: Vec<u32> = text.bytes().map(u32::from).collect();
-    Json(Tokenized { count: tokens.len() as u32, tokens, context_length: CONTEXT })
+    Json(Tokenized { count: tokens.len() as u32, tokens, context_length: worker.facts().context_length })
 }
 
 async fn health(State(worker): State<Worker>) -> Json<WorkerHealth> {

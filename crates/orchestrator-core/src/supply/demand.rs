@@ -71,6 +71,13 @@ impl Orchestrator {
         worker.is_some_and(|worker| worker.is_staying() && suits(row, worker).is_none())
     }
 
+    /// Whether some worker serves such jobs, or will, and has told of a context that holds them.
+    pub(crate) fn holds(&self, row: &JobRow) -> bool {
+        let Some(named) = &row.placement.worker else { return self.registry.openings().holds(row) };
+        let context = self.registry.get(named).map(|worker| worker.row.facts.context_length);
+        self.serves(row) && context.is_some_and(|context| row.fits_context(context))
+    }
+
     /// One of the jobs that wait for it.
     pub(super) fn waiting_row(&self, want: &Want) -> Option<&JobRow> {
         let (_, job_id) = self.queue.groups(&want.model).find(|(group, _)| **group == want.group)?;
