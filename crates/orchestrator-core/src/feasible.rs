@@ -41,7 +41,8 @@ pub(crate) fn is_called(worker: &Worker, name: &str) -> bool {
     facts.worker_id.as_str() == name || facts.pool_id.as_ref().is_some_and(|pool| pool.as_str() == name)
 }
 
-fn can(worker: &Worker, capability: &str) -> bool {
+/// Whether a worker has a capability.
+pub(crate) fn can(worker: &Worker, capability: &str) -> bool {
     let facts = &worker.row.facts;
     facts.backend == capability || facts.capabilities.iter().any(|has| has == capability)
 }

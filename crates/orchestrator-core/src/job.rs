@@ -2,7 +2,7 @@
 
 use api_types::event::RunEnd;
 use api_types::task::{Decision, Durability, OnDisconnect, RetryMode, TaskStatus};
-use api_types::{Attempt, ErrorDetail, StopReason};
+use api_types::{Attempt, ErrorDetail, StopReason, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::carry::build_of;
@@ -38,6 +38,8 @@ pub(crate) struct Job {
     pub charge: Option<Charge>,
     /// Whether it has been `running`.
     pub has_run: bool,
+    /// While the policy keeps workers free of it: the last that was looked at, by id.
+    pub kept_free_after: Option<WorkerId>,
 }
 
 /// How often the stream of the current run broke lately.
@@ -62,6 +64,7 @@ impl Job {
             breaks: Breaks::default(),
             reserved: 0,
             charge: None,
+            kept_free_after: None,
         }
     }
 

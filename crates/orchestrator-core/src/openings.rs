@@ -11,6 +11,7 @@ mod by_pool;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use api_types::task::Placement;
 use api_types::worker::WorkerStatus;
@@ -157,14 +158,18 @@ impl Class {
 }
 
 impl Openings {
-    /// Notes how a worker stands now; one that is in the index already must have the same facts.
-    pub fn put(&mut self, worker: &Worker, settings: &Settings, now: Time) {
+    /// Notes how a worker stands now; one that is in the index already must have the same facts. Returns
+    /// whether it has opened.
+    pub fn put(&mut self, worker: &Worker, settings: &Settings, now: Time) -> bool {
         let facts = &worker.row.facts;
         let state = State::of(worker, settings, now);
         if !self.entries.contains_key(&facts.worker_id) {
             self.add(worker);
         }
+        let is_open = state.open.is_some();
+        let was_open = self.entries.get(&facts.worker_id).is_some_and(|entry| entry.state.open.is_some());
         self.change(&facts.worker_id, state);
+        is_open && !was_open
     }
 
     fn add(&mut self, worker: &Worker) {
@@ -243,6 +248,20 @@ impl Openings {
     /// Whether any worker of this model is open.
     pub fn has_open(&self, model: &str) -> bool {
         self.models.get(model).is_some_and(|of_model| !of_model.open.is_empty())
+    }
+
+    /// Open workers of this model, by id from the one after `after` on and then from the first.
+    pub fn open_after<'a>(
+        &'a self,
+        model: &str,
+        after: Option<&'a WorkerId>,
+    ) -> impl Iterator<Item = &'a WorkerId> {
+        let open = self.models.get(model).map(|of_model| &of_model.open);
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest =
+            open.into_iter().flat_map(move |open| open.range::<WorkerId, _>((start, Bound::Unbounded)));
+        let before = open.zip(after).into_iter().flat_map(|(open, after)| open.range(..=after));
+        rest.chain(before)
     }
 
     /// Workers of this model that are not open, by id.

@@ -1,7 +1,5 @@
 //! Which worker runs which job: can it, how well, which one.
 
-use std::collections::BTreeSet;
-
 use api_types::task::Decision;
 use api_types::{JobId, PoolId, SessionId, WorkerId};
 
@@ -11,10 +9,11 @@ use crate::feasible::is_feasible;
 use crate::job::{FIRST_EVENT_ID, Job};
 use crate::orchestrator::Orchestrator;
 use crate::policy::{Hook, JobFacts, LeastLoaded, MAX_SCORED, Policy, PolicyLog, WorkerLoad};
-use crate::queue::Next;
+use crate::queue::{Next, Passed};
 use crate::rank::{Kept, Looked, Ranked};
 use crate::row::JobRow;
 use crate::settings::Settings;
+use crate::shortlist::Further;
 use crate::step::{Action, GoOn, OpenStream, Write};
 use crate::time::Time;
 use crate::turn::Turn;
@@ -23,16 +22,33 @@ use crate::worker::Worker;
 impl Orchestrator {
     /// Hands out jobs of one model for as long as a worker has a free slot and a job fits.
     pub(crate) fn place_queued(&mut self, model: &str, turn: &mut Turn) {
-        let mut without = BTreeSet::new();
+        let mut passed = Passed::default();
         self.age_waiting(model, turn);
         loop {
             self.registry.refresh(&self.settings, turn.now);
+            self.lift_unfit(model);
             if !self.registry.openings().has_open(model) {
                 return;
             }
-            let Some(next) = self.queue.next(model, &without, &self.settings) else { return };
-            if !self.place_job(&next, turn) {
-                without.insert(next.group);
+            let Some(next) = self.queue.next(model, &passed, &self.settings) else { return };
+            match self.place_job(&next, turn) {
+                Placed::Done => {}
+                Placed::Unfit => self.queue.set_unfit(model, &next.group),
+                Placed::KeptFree => {
+                    let job = self.jobs.get(&next.job_id);
+                    if !job.is_some_and(|job| passed.pass_over(&job.row)) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Jobs that no open worker could take are looked at again when one has opened that might.
+    fn lift_unfit(&mut self, model: &str) {
+        for worker_id in self.registry.take_opened(model) {
+            if let Some(worker) = self.registry.get(&worker_id) {
+                self.queue.lift_unfit(model, |group| group.is_met_by(worker));
             }
         }
     }
@@ -44,42 +60,68 @@ impl Orchestrator {
             .any(|worker| is_feasible(row, worker, &self.settings, now))
     }
 
-    fn place_job(&mut self, next: &Next, turn: &mut Turn) -> bool {
+    fn place_job(&mut self, next: &Next, turn: &mut Turn) -> Placed {
         let late = self.jobs.get(&next.job_id).and_then(|job| self.too_late(&job.row, turn.now));
         if let Some(error) = late {
             self.fail_job(next.job_id, error, turn);
-            return true;
+            return Placed::Done;
         }
-        let Some((decision, picked)) =
-            self.jobs.get(&next.job_id).and_then(|job| self.decide(&job.row, turn))
-        else {
-            return false;
-        };
-        self.begin_service(next);
-        self.dispatch(next.job_id, &picked, decision, turn);
-        true
+        let Some(job) = self.jobs.get(&next.job_id) else { return Placed::Unfit };
+        match self.decide(&job.row, job.kept_free_after.as_ref(), turn) {
+            Choice::Taken(decision, picked) => {
+                self.begin_service(next);
+                self.dispatch(next.job_id, &picked, *decision, turn);
+                Placed::Done
+            }
+            Choice::KeptFree(last) => {
+                if let Some(job) = self.jobs.get_mut(&next.job_id) {
+                    job.kept_free_after = last;
+                }
+                Placed::KeptFree
+            }
+            Choice::Unfit => Placed::Unfit,
+        }
     }
 
-    /// Picks a worker among a few of those that run the model, and records why. A shadow policy decides
-    /// beside the live one, without effect.
-    pub(crate) fn decide(&self, row: &JobRow, turn: &mut Turn) -> Option<(Decision, WorkerId)> {
+    /// Picks a worker among a few of those that run the model, and records why. Where the policy keeps
+    /// all of them free, a few more are looked at, by id after `after`. A shadow policy decides beside the
+    /// live one, without effect.
+    pub(crate) fn decide(&self, row: &JobRow, after: Option<&WorkerId>, turn: &mut Turn) -> Choice {
         let now = turn.now;
         let affinity = self.affinity(row);
         let (feasible, ruled_out): (Vec<_>, Vec<_>) = self
             .looked_at(row, &affinity)
             .into_iter()
             .partition(|worker| is_feasible(row, worker, &self.settings, now));
+        if feasible.is_empty() {
+            return Choice::Unfit;
+        }
         let feasible = self.most_promising(row, feasible, &affinity);
-        let looked = self.rank_workers(row, &feasible, ruled_out, &affinity, &mut turn.policy, now);
+        let more = || self.further(row, &feasible, after, now);
+        let mut looked = self.rank_workers(row, &feasible, ruled_out, &affinity, &mut turn.policy, now);
+        let mut last = None;
+        if looked.picked().is_none() {
+            let more = more();
+            last = more.last;
+            let further =
+                self.rank_workers(row, &more.feasible, Vec::new(), &affinity, &mut turn.policy, now);
+            looked.add(further);
+        }
         let picked = looked.picked().map(|worker| worker.row.facts.worker_id.clone());
-        self.compare_shadow(row, &feasible, &affinity, picked.as_ref(), turn);
-        Some((self.record(row, looked, &affinity, Kept::STORED, now), picked?))
+        self.compare_shadow(row, &feasible, more, &affinity, picked.as_ref(), turn);
+        match picked {
+            Some(picked) => {
+                Choice::Taken(Box::new(self.record(row, looked, &affinity, Kept::STORED, now)), picked)
+            }
+            None => Choice::KeptFree(last),
+        }
     }
 
-    fn compare_shadow(
-        &self,
+    fn compare_shadow<'a>(
+        &'a self,
         row: &JobRow,
-        feasible: &[&Worker],
+        feasible: &[&'a Worker],
+        more: impl FnOnce() -> Further<'a>,
         affinity: &Affinity<'_>,
         picked: Option<&WorkerId>,
         turn: &mut Turn,
@@ -88,11 +130,20 @@ impl Orchestrator {
             return;
         }
         let facts = self.job_facts(row, turn.now);
-        let loads = self.loads(feasible, affinity, turn.now);
-        let Some(scores) = self.policy.shadow_score(&facts, &loads, &mut turn.policy) else { return };
-        let ranking = feasible.iter().zip(scores).map(|(worker, score)| Ranked::scripted(row, worker, score));
-        let by_shadow = ranking.min_by(Ranked::order).filter(|best| best.terms.is_some());
-        let by_shadow = by_shadow.map(|best| &best.worker.row.facts.worker_id);
+        let mut best = |workers: &[&'a Worker]| {
+            let loads = self.loads(workers, affinity, turn.now);
+            let scores = self.policy.shadow_score(&facts, &loads, &mut turn.policy)?;
+            let ranking =
+                workers.iter().zip(scores).map(|(worker, score)| Ranked::scripted(row, worker, score));
+            let best = ranking.min_by(Ranked::order).filter(|best| best.terms.is_some());
+            Some(best.map(|best| &best.worker.row.facts.worker_id))
+        };
+        let Some(mut by_shadow) = best(feasible) else { return };
+        let more = if by_shadow.is_none() { more().feasible } else { Vec::new() };
+        if !more.is_empty() {
+            let Some(further) = best(&more) else { return };
+            by_shadow = further;
+        }
         let about = row.job_id.to_string();
         turn.policy.compare(Hook::Score, &about, pick_name(picked), pick_name(by_shadow));
     }
@@ -247,6 +298,27 @@ pub(crate) fn open_stream(
             .as_ref()
             .map(|carried| GoOn { tokens: carried.tokens, seams: carried.seams.clone() }),
     }
+}
+
+/// What became of the next job in the queue.
+enum Placed {
+    /// It was handed out, or has ended.
+    Done,
+    /// No open worker could take it.
+    Unfit,
+    /// The policy keeps those free of it that could.
+    KeptFree,
+}
+
+/// What a placement led to.
+#[derive(Debug)]
+pub(crate) enum Choice {
+    /// This worker, for these reasons.
+    Taken(Box<Decision>, WorkerId),
+    /// Whoever could take it is kept free of it; the last that was looked at besides the shortlist.
+    KeptFree(Option<WorkerId>),
+    /// No open worker could take it.
+    Unfit,
 }
 
 /// A pick in a report.

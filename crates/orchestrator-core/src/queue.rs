@@ -8,6 +8,7 @@ mod class;
 mod group;
 mod lanes;
 mod line;
+mod passed;
 mod shares;
 #[cfg(test)]
 #[expect(clippy::unwrap_in_result, reason = "a model that contradicts itself is a failed test")]
@@ -23,6 +24,7 @@ pub(crate) use self::class::Charge;
 use self::class::Class;
 pub(crate) use self::group::Group;
 use self::line::Ticket;
+pub(crate) use self::passed::Passed;
 use crate::row::JobRow;
 use crate::settings::Settings;
 use crate::time::Time;
@@ -184,15 +186,33 @@ impl Queue {
         }
     }
 
-    /// The next job of a model, leaving out groups that fit no worker at the moment.
-    pub fn next(&self, model: &str, without: &BTreeSet<Group>, settings: &Settings) -> Option<Next> {
+    /// The next job of a model, leaving out groups that are known to fit no worker at the moment, and who
+    /// was passed over.
+    pub fn next(&self, model: &str, passed: &Passed, settings: &Settings) -> Option<Next> {
         let model = self.models.get(model)?;
-        let interactive = model.interactive.head(without);
+        let interactive = model.interactive.head(Priority::Interactive, passed);
         let aged_turn = model.since_aged + 1 >= settings.aged_share;
-        let aged = model.batch.aged_head(without).filter(|_| aged_turn && interactive.is_some());
+        let aged_turn = aged_turn && interactive.is_some();
+        let aged = aged_turn.then(|| model.batch.aged_head(Priority::Batch, passed)).flatten();
         let is_aged = aged.is_some();
-        let (group, job_id) = aged.or(interactive).or_else(|| model.batch.head(without))?;
+        let (group, job_id) = aged.or(interactive).or_else(|| model.batch.head(Priority::Batch, passed))?;
         Some(Next { job_id, group: group.clone(), aged: is_aged })
+    }
+
+    /// No open worker meets the demands of this group: it is left out until [`Self::lift_unfit`].
+    pub fn set_unfit(&mut self, model: &str, group: &Group) {
+        if let Some(model) = self.models.get_mut(model) {
+            model.interactive.set_unfit(group);
+            model.batch.set_unfit(group);
+        }
+    }
+
+    /// Groups of which this holds are left out no longer.
+    pub fn lift_unfit(&mut self, model: &str, is_met: impl Fn(&Group) -> bool) {
+        if let Some(model) = self.models.get_mut(model) {
+            model.interactive.lift_unfit(&is_met);
+            model.batch.lift_unfit(&is_met);
+        }
     }
 
     /// Takes out a job that [`Queue::next`] named, counts the share of aged jobs, and charges its

@@ -138,6 +138,21 @@ pub(crate) struct Looked<'a> {
 }
 
 impl<'a> Looked<'a> {
+    /// Adds those that were looked at in addition; what another policy said before it answered for the
+    /// first one counts no more.
+    pub fn add(&mut self, further: Self) {
+        if further.ranking.is_empty() {
+            return;
+        }
+        if further.policy == self.policy {
+            self.ranking.extend(further.ranking);
+            self.ranking.sort_by(Ranked::order);
+        } else {
+            self.ranking = further.ranking;
+        }
+        (self.policy, self.is_built_in) = (further.policy, further.is_built_in);
+    }
+
     /// The worker that the job goes to.
     pub fn picked(&self) -> Option<&'a Worker> {
         self.ranking.first().filter(|best| best.terms.is_some()).map(|best| best.worker)

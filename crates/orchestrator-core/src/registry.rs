@@ -24,6 +24,9 @@ pub(crate) struct Registry {
     /// Workers that may have changed since the index was last brought up to date.
     #[serde(skip)]
     changed: BTreeSet<WorkerId>,
+    /// Workers that have opened since that was last asked for, by model.
+    #[serde(skip)]
+    opened: BTreeMap<String, BTreeSet<WorkerId>>,
     /// The number the next registration gets.
     pub next_incarnation: Incarnation,
     /// Until when silence is not believed.
@@ -41,6 +44,7 @@ impl Registry {
             openings: Openings::default(),
             is_indexed: false,
             changed: BTreeSet::new(),
+            opened: BTreeMap::new(),
             next_incarnation,
             brake_until: None,
             silenced: Vec::new(),
@@ -69,10 +73,12 @@ impl Registry {
         self.changed.remove(worker_id);
         self.openings.remove(worker_id);
         let model = &worker.row.facts.model;
-        if let Some(ids) = self.by_model.get_mut(model) {
-            ids.remove(worker_id);
-            if ids.is_empty() {
-                self.by_model.remove(model);
+        for by_model in [&mut self.by_model, &mut self.opened] {
+            if let Some(ids) = by_model.get_mut(model) {
+                ids.remove(worker_id);
+                if ids.is_empty() {
+                    by_model.remove(model);
+                }
             }
         }
         Some(worker)
@@ -115,11 +121,19 @@ impl Registry {
         }
         self.changed.extend(self.openings.due(now).cloned());
         for worker_id in std::mem::take(&mut self.changed) {
-            match self.workers.get(&worker_id) {
-                Some(worker) => self.openings.put(worker, settings, now),
-                None => self.openings.remove(&worker_id),
+            let Some(worker) = self.workers.get(&worker_id) else {
+                self.openings.remove(&worker_id);
+                continue;
+            };
+            if self.openings.put(worker, settings, now) {
+                self.opened.entry(worker.row.facts.model.clone()).or_default().insert(worker_id);
             }
         }
+    }
+
+    /// Workers of a model that have opened since this was last asked, as of the last `refresh`.
+    pub fn take_opened(&mut self, model: &str) -> BTreeSet<WorkerId> {
+        self.opened.remove(model).unwrap_or_default()
     }
 
     /// The index of open workers, as of the last `refresh`.

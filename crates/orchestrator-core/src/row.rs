@@ -88,8 +88,14 @@ impl JobRow {
     /// Whether a context of so many tokens may hold the job with one token of an answer, as far as is
     /// known.
     pub(crate) const fn fits_context(&self, context_length: u32) -> bool {
-        self.tokens_at_least == 0 || context_length > self.tokens_at_least
+        fits_context(self.tokens_at_least, context_length)
     }
+}
+
+/// Whether a context may hold what brings so many tokens at least, and one of an answer; 0 tokens are
+/// not known.
+pub(crate) const fn fits_context(tokens_at_least: u32, context_length: u32) -> bool {
+    tokens_at_least == 0 || context_length > tokens_at_least
 }
 
 /// One try of a job on one start of one worker.

@@ -5,16 +5,32 @@ use std::collections::BTreeMap;
 use api_types::{PoolId, WorkerId};
 
 use crate::affinity::Affinity;
+use crate::feasible::is_feasible;
 use crate::orchestrator::Orchestrator;
 use crate::row::JobRow;
+use crate::time::Time;
 use crate::worker::Worker;
 
 /// Workers without affinity that a policy gets to see, about: the least loaded of each class that
 /// meets the job's demands, and at least two of each. The built-in policy's best is always among
-/// them; a script chooses among these.
+/// them; a script chooses among these, or where it keeps all of them free, among [`FURTHER`] at a time.
 const BREADTH: usize = 16;
 /// Workers that cannot take the job and are looked at to say why, on top of those with affinity.
 const RULED_OUT_LOOKED_AT: usize = 4;
+
+/// Workers that a turn looks at on top of the shortlist when the policy keeps all of that free of a job.
+const FURTHER: usize = 16;
+/// Open workers among which these are looked for.
+const FURTHER_LOOKED_AT: usize = 64;
+
+/// More workers that could take a job than are on its shortlist.
+#[derive(Debug)]
+pub(crate) struct Further<'a> {
+    /// The workers.
+    pub feasible: Vec<&'a Worker>,
+    /// The last that was looked at.
+    pub last: Option<WorkerId>,
+}
 
 impl Orchestrator {
     /// Workers that might take this job, by id: the one it asks for, or the least loaded, those that
@@ -33,6 +49,34 @@ impl Orchestrator {
         let unfit = openings.unfit(row).take(RULED_OUT_LOOKED_AT);
         closed.chain(unfit).for_each(|worker_id| found.add(worker_id));
         found.workers.into_values().collect()
+    }
+
+    /// A few more open workers that could take the job, where the policy keeps those of the shortlist free
+    /// of it: the next by id after `after`. From turn to turn this comes round to all of them.
+    pub(crate) fn further(
+        &self,
+        row: &JobRow,
+        seen: &[&Worker],
+        after: Option<&WorkerId>,
+        now: Time,
+    ) -> Further<'_> {
+        let mut further = Further { feasible: Vec::new(), last: after.cloned() };
+        if row.placement.worker.is_some() {
+            return further;
+        }
+        let open = self.registry.openings().open_after(&row.model, after).take(FURTHER_LOOKED_AT);
+        for worker in open.filter_map(|worker_id| self.registry.get(worker_id)) {
+            let worker_id = &worker.row.facts.worker_id;
+            further.last = Some(worker_id.clone());
+            let is_new = !seen.iter().any(|seen| seen.row.facts.worker_id == *worker_id);
+            if is_new && is_feasible(row, worker, &self.settings, now) {
+                further.feasible.push(worker);
+            }
+            if further.feasible.len() == FURTHER {
+                break;
+            }
+        }
+        further
     }
 
     fn find<'r>(&self, row: &'r JobRow, affinity: &Affinity<'_>) -> Found<'_, 'r> {

@@ -56,7 +56,7 @@ impl Policy for Told {
 
     fn score(
         &self,
-        _: &JobFacts<'_>,
+        job: &JobFacts<'_>,
         workers: &[WorkerLoad<'_>],
         scores: &mut Vec<Score>,
     ) -> Result<(), PolicyFailure> {
@@ -66,7 +66,10 @@ impl Policy for Told {
             _ => {}
         }
         scores.clear();
+        let is_held = |job: &JobFacts<'_>| job.tenant == "held" || job.prompt_bytes > 1_000;
         scores.extend(workers.iter().map(|worker| match self.0.as_str() {
+            "wide" if worker.slots < 2 => Score::KeepFree,
+            "picky" if is_held(job) => Score::KeepFree,
             "fullest" => Score::Points(f64::from(100 - worker.slots_free)),
             "nobody" => Score::KeepFree,
             _ => Score::Points(f64::from(worker.slots_free)),
@@ -254,4 +257,56 @@ fn a_cut_of_the_watchdog_is_in_the_step_and_a_replay_takes_the_same_branch() {
     assert_eq!(opened(&again), opened(&recorded));
     assert_eq!(again.interrupted, recorded.interrupted);
     assert_eq!(opened(&recorded).pop().map(|run| run.worker_id), Some(worker("w1")));
+}
+
+#[test]
+fn a_worker_beyond_the_shortlist_is_found_when_the_policy_keeps_the_others_free() {
+    for others in [16, 40, 150] {
+        let mut world = World::new();
+        world.brain.use_scripts(Arc::new(Named));
+        // By load all are equal, and by id the only one that is allowed is the last.
+        let names: Vec<String> = (0..others).map(|n| format!("w{n:03}")).collect();
+        names.iter().for_each(|name| drop(world.ready(name, 1)));
+        world.ready("w999", 2);
+        change(&mut world, PolicyChange::Live(text("wide")));
+        let mut found = picked(&mut world, 1);
+        let mut turns = 1;
+        while found.is_none() && turns < 20 {
+            found = opened(&world.beat("w000", vec![])).pop().map(|run| run.worker_id.to_string());
+            turns += 1;
+        }
+        assert_eq!(found, Some("w999".to_owned()), "of {others}");
+        assert!(turns <= 1 + others / 16, "{turns} turns for {others}");
+        let decision = world.brain.decisions(job(1)).first().cloned().expect("a decision");
+        assert_eq!(orchestrator_core::reproduce(&decision), Some(worker("w999")));
+    }
+}
+
+#[test]
+fn a_shadow_looks_as_far_as_the_live_policy_does() {
+    let mut world = World::new();
+    world.brain.use_scripts(Arc::new(Named));
+    (0..16).for_each(|n| drop(world.ready(&format!("w{n:03}"), 1)));
+    world.ready("w999", 2);
+    change(&mut world, PolicyChange::Live(text("wide")));
+    change(&mut world, PolicyChange::Shadow(Some(PolicyText { sha256: "other".to_owned(), ..text("wide") })));
+    assert_eq!(picked(&mut world, 1), Some("w999".to_owned()));
+    let shadow = world.brain.policies().shadow;
+    assert_eq!((shadow.compared.get(&Hook::Score), shadow.differed.get(&Hook::Score)), (Some(&1), None));
+}
+
+#[test]
+fn a_job_that_workers_are_kept_free_of_is_in_nobodys_way() {
+    let held = |n| Submission { tenant: "held".parse().expect("an id"), ..submission(n) };
+    let long = |n| Submission { prompt_bytes: 2_000, ..submission(n) };
+    let batch = |n| Submission { priority: Priority::Batch, ..submission(n) };
+    type Make<'a> = &'a dyn Fn(u128) -> Submission;
+    for (first, second) in [(&held as Make, &submission as Make), (&long, &submission), (&long, &batch)] {
+        let mut world = world();
+        change(&mut world, PolicyChange::Live(text("picky")));
+        assert_eq!(opened(&world.event(Event::Submit(first(1)))), []);
+        let begun = opened(&world.event(Event::Submit(second(2))));
+        assert_eq!(begun.first().map(|run| run.job_id), Some(job(2)));
+        assert_eq!(world.status(1), TaskStatus::Queued);
+    }
 }

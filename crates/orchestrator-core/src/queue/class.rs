@@ -1,14 +1,16 @@
 //! The waiting jobs of one model and one class: shared fairly between tenants, then between each
 //! tenant's flows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use api_types::task::Priority;
 use api_types::{JobId, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::group::Group;
 use super::lanes::{Flow, Head, Lanes, Spot};
 use super::line::Ticket;
+use super::passed::Passed;
 use super::shares::{Lift, Moved, Shares};
 use crate::row::JobRow;
 
@@ -119,9 +121,10 @@ impl Class {
         }
     }
 
-    /// The next job, leaving out groups that fit no worker at the moment.
-    pub fn head<'a>(&'a self, without: &BTreeSet<Group>) -> Option<(&'a Group, JobId)> {
-        first(&self.groups, without)
+    /// The next job, leaving out groups that are known to fit no worker at the moment, and who was
+    /// passed over.
+    pub fn head<'a>(&'a self, priority: Priority, passed: &Passed) -> Option<(&'a Group, JobId)> {
+        first(self.groups.iter().filter(|(_, lanes)| !lanes.is_unfit), priority, passed)
     }
 
     /// Each group with the job whose turn it is in it.
@@ -130,8 +133,22 @@ impl Class {
     }
 
     /// The next of the aged jobs.
-    pub fn aged_head<'a>(&'a self, without: &BTreeSet<Group>) -> Option<(&'a Group, JobId)> {
-        first(&self.aged, without)
+    pub fn aged_head<'a>(&'a self, priority: Priority, passed: &Passed) -> Option<(&'a Group, JobId)> {
+        let is_fit = |group: &Group| self.groups.get(group).is_some_and(|lanes| !lanes.is_unfit);
+        first(self.aged.iter().filter(|(group, _)| is_fit(group)), priority, passed)
+    }
+
+    /// No open worker meets the demands of this group.
+    pub fn set_unfit(&mut self, group: &Group) {
+        if let Some(lanes) = self.groups.get_mut(group) {
+            lanes.is_unfit = true;
+        }
+    }
+
+    /// A worker has opened that may meet the demands of some groups.
+    pub fn lift_unfit(&mut self, is_met: impl Fn(&Group) -> bool) {
+        let unfit = self.groups.iter_mut().filter(|(_, lanes)| lanes.is_unfit);
+        unfit.filter(|(group, _)| is_met(group)).for_each(|(_, lanes)| lanes.is_unfit = false);
     }
 
     /// A tenant may not be served for now.
@@ -241,10 +258,16 @@ fn take_from(
     }
 }
 
-fn first<'a>(groups: &'a BTreeMap<Group, Lanes>, without: &BTreeSet<Group>) -> Option<(&'a Group, JobId)> {
-    let open = groups.iter().filter(|(group, _)| !without.contains(group));
-    let heads = open.filter_map(|(group, lanes)| lanes.head().map(|head| (head, group)));
-    heads.min().map(|(Head { job_id, .. }, group)| (group, job_id))
+fn first<'a>(
+    groups: impl Iterator<Item = (&'a Group, &'a Lanes)>,
+    priority: Priority,
+    passed: &Passed,
+) -> Option<(&'a Group, JobId)> {
+    let head = |(group, lanes): (&'a Group, &'a Lanes)| match passed.of(priority, group) {
+        None => Some((lanes.head()?, group)),
+        Some(passed) => Some((lanes.head_past(passed)?, group)),
+    };
+    groups.filter_map(head).min().map(|(Head { job_id, .. }, group)| (group, job_id))
 }
 
 /// `to - from`, as far as it can be told.

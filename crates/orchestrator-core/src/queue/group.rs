@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use api_types::{PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
 
-use crate::row::JobRow;
+use crate::feasible::{can, is_called};
+use crate::row::{JobRow, fits_context};
+use crate::worker::Worker;
 
 /// What a job demands of a worker besides the model. What it merely prefers is not part of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -28,5 +30,15 @@ impl Group {
             avoid: placement.avoid.iter().cloned().collect(),
             tokens_at_least: row.tokens_at_least,
         }
+    }
+
+    /// Whether a worker of the model meets these demands, whatever it is doing.
+    pub fn is_met_by(&self, worker: &Worker) -> bool {
+        let facts = &worker.row.facts;
+        fits_context(self.tokens_at_least, facts.context_length)
+            && self.worker.as_ref().is_none_or(|wanted| *wanted == facts.worker_id)
+            && self.pool.as_ref().is_none_or(|wanted| Some(wanted) == facts.pool_id.as_ref())
+            && !self.avoid.iter().any(|name| is_called(worker, name))
+            && self.require.iter().all(|name| can(worker, name))
     }
 }

@@ -6,6 +6,7 @@ use api_types::{JobId, SessionId, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::line::{Line, Place, Ticket};
+use super::passed::OfGroup;
 use super::shares::Moved;
 
 /// A flow within a tenant: a session, or all its jobs without one.
@@ -17,6 +18,10 @@ pub(super) type Flow = Option<SessionId>;
 pub(super) struct Lanes {
     order: BTreeSet<(u64, TenantId)>,
     tenants: BTreeMap<TenantId, Flows>,
+    /// Whether no worker was open that meets their demands when that was last looked at, and none has
+    /// opened since. Found out anew after a restart.
+    #[serde(skip)]
+    pub is_unfit: bool,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -86,6 +91,22 @@ impl Lanes {
         let (flow_at, flow) = flows.order.first()?;
         let (place, job_id) = flows.lines.get(flow)?.head()?;
         Some(Head { tenant_at: *tenant_at, tenant, flow_at: *flow_at, flow, place, job_id })
+    }
+
+    /// The first job whose turn it is of those that were not passed over. Looks at no more jobs than
+    /// were.
+    pub fn head_past(&self, passed: &OfGroup) -> Option<Head<'_>> {
+        let tenants = self.order.iter().filter(|(_, tenant)| !passed.is_tenant_over(tenant));
+        tenants.filter(|_| !passed.is_over()).find_map(|(tenant_at, tenant)| {
+            let flows = self.tenants.get(tenant)?;
+            let open = flows.order.iter().filter(|(_, flow)| !passed.is_flow_over(tenant, flow));
+            open.filter_map(|(flow_at, flow)| Some((flow_at, flow, flows.lines.get(flow)?))).find_map(
+                |(flow_at, flow, line)| {
+                    let (place, job_id) = line.in_turn().find(|(_, job_id)| !passed.has(*job_id))?;
+                    Some(Head { tenant_at: *tenant_at, tenant, flow_at: *flow_at, flow, place, job_id })
+                },
+            )
+        })
     }
 
     /// A tenant's counter changed.

@@ -96,6 +96,15 @@ impl Line {
         }
     }
 
+    /// The jobs in the order in which they are served, each with the place in which it is.
+    pub fn in_turn(&self) -> impl Iterator<Item = (Place, JobId)> {
+        let mut urgent = self.urgent.keys();
+        self.places.iter().filter_map(move |(place, holder)| match holder {
+            Holder::Job(job_id) => Some((*place, *job_id)),
+            Holder::Urgent(_) => urgent.next().map(|urgency| (*place, urgency.job_id)),
+        })
+    }
+
     /// Takes a job out to serve it. The head leaves by the first place, whose owner gets the
     /// head's own place in exchange; any other job leaves by its own. Returns whether it was there.
     pub fn serve(&mut self, ticket: &Ticket) -> bool {
@@ -159,6 +168,7 @@ mod tests {
         while let Some((_, job_id)) = line.head() {
             let ticket = tickets.iter().find(|ticket| ticket.job_id == job_id).expect("known");
             assert_eq!(line.before(ticket), 0);
+            assert_eq!(line.in_turn().next(), line.head());
             assert!(line.serve(ticket));
             served.push(ticket.place.number);
         }

@@ -95,7 +95,7 @@ impl Bench {
     }
 
     fn next(&self) -> Option<Next> {
-        self.queue.next("small", &BTreeSet::new(), &self.settings)
+        self.queue.next("small", &Passed::default(), &self.settings)
     }
 
     /// When all slots are busy the oldest run ends.
@@ -188,16 +188,47 @@ fn waiting_for_a_worker_that_is_not_there_is_not_saved_up_either() {
         bench.put(row);
         bench.submit(0, None);
     }
-    let closed = BTreeSet::from([requiring("cuda")]);
+    bench.queue.set_unfit("small", &requiring("cuda"));
     for _ in 0..30 {
-        let next = bench.queue.next("small", &closed, &bench.settings).expect("open jobs wait");
+        let next = bench.next().expect("open jobs wait");
         let row = bench.rows.remove(&next.job_id).expect("waiting");
         bench.queue.take(&row, false, 100, 1);
     }
+    bench.queue.lift_unfit("small", |group| *group == requiring("cuda"));
     let next: Vec<TenantId> =
         (0..10).filter_map(|_| bench.serve(100, 100, 1)).map(|row| row.tenant).collect();
     let late = next.iter().filter(|id| **id == tenant(1)).count();
     assert!((5..=6).contains(&late), "{next:?}");
+}
+
+#[test]
+fn who_is_passed_over_is_in_nobodys_way_to_a_bounded_depth() {
+    let mut bench = Bench::new(1);
+    // Two jobs of a flow, two flows of a tenant: then the next tenant.
+    for (tenant_of, session) in [(0, None), (0, None), (0, None), (0, Some(1)), (0, Some(1)), (0, Some(2))] {
+        bench.submit(tenant_of, session);
+    }
+    bench.submit(1, None);
+    bench.put(JobRow { priority: Priority::Batch, ..row(9_000, 0, None) });
+    let mut passed = Passed::default();
+    let mut looked_at = Vec::new();
+    while let Some(next) = bench.queue.next("small", &passed, &bench.settings) {
+        let row = &bench.rows[&next.job_id];
+        looked_at.push(row.number);
+        assert!(passed.pass_over(row));
+    }
+    assert_eq!(looked_at, [1, 2, 4, 5, 7, 9_000]);
+    // One that is not the first of its flow can be taken.
+    let second = bench.rows[&JobId::from_uuid(Uuid::from_u128(2))].clone();
+    assert!(bench.queue.take(&second, false, 100, 1).is_some());
+    for tenant_of in 2..200 {
+        bench.submit(tenant_of, None);
+    }
+    let mut passed = Passed::default();
+    let next = |passed: &Passed| bench.queue.next("small", passed, &bench.settings);
+    let looked_at =
+        std::iter::from_fn(|| next(&passed).map(|next| passed.pass_over(&bench.rows[&next.job_id])));
+    assert_eq!(looked_at.count(), 16 + 1, "interactive ones, and then the batch job");
 }
 
 #[test]
@@ -362,9 +393,10 @@ proptest! {
                 }
             }
             prop_assert_eq!(bench.queue.len(), bench.rows.len() as u64);
-            let closed = BTreeSet::from([requiring("1")]);
+            bench.queue.set_unfit("small", &requiring("1"));
             let fits = |row: &&JobRow| row.placement.require != ["1"] && !blocked.iter().any(|of| row.tenant == tenant(*of));
-            let next = bench.queue.next("small", &closed, &bench.settings);
+            let next = bench.next();
+            bench.queue.lift_unfit("small", |group| *group == requiring("1"));
             prop_assert_eq!(next.is_some(), bench.rows.values().any(|row| fits(&row)));
             if let Some(next) = next {
                 prop_assert!(fits(&&bench.rows[&next.job_id]));

@@ -11,9 +11,11 @@ use api_types::{Attempt, Incarnation, InstanceId, JobId, PROTOCOL, PrefixChain, 
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use crate::event::{Event, RequestId, RunKey};
+use crate::event::{Event, RequestId, RunKey, Submission};
 use crate::feasible::fits;
 use crate::orchestrator::Orchestrator;
+use crate::place::Choice;
+use crate::queue::{Group, Passed};
 use crate::reason::reproduce;
 use crate::row::{AttemptRow, JobRow, Rows};
 use crate::settings::Settings;
@@ -273,6 +275,10 @@ impl Fleet {
         assert_eq!(brain.has_opening_for(row, self.now), full.is_some());
         let suits = |worker: &&Worker| worker.is_staying() && suits(row, worker).is_none();
         assert_eq!(brain.serves(row), brain.registry.of_model(&row.model).any(|w| suits(&w)), "{row:?}");
+        let group = Group::of(row);
+        for worker in brain.registry.of_model(&row.model) {
+            assert_eq!(group.is_met_by(worker), fits(row, worker), "{row:?}");
+        }
         let serving = |worker: &&Worker| worker.is_serving(&brain.settings, self.now) && fits(row, worker);
         let contexts = brain.registry.of_model(&row.model).filter(serving);
         let roomiest = brain.roomiest(&row.model, &row.placement).map(|row| row.facts.context_length);
@@ -290,7 +296,10 @@ impl Fleet {
 
     fn decide(&mut self, row: &JobRow) -> Option<(Decision, WorkerId)> {
         self.brain.registry.refresh(&self.brain.settings, self.now);
-        self.brain.decide(row, &mut Turn::new(self.now))
+        match self.brain.decide(row, None, &mut Turn::new(self.now)) {
+            Choice::Taken(decision, picked) => Some((*decision, picked)),
+            Choice::KeptFree(_) | Choice::Unfit => None,
+        }
     }
 
     /// Makes the one change that a counterfactual names.
@@ -450,5 +459,60 @@ proptest! {
             let serving = all().filter(|w| w.is_serving(&fleet.brain.settings, later)).count();
             prop_assert_eq!(fleet.brain.health(later).ready_workers, serving as u64);
         }
+    }
+}
+
+#[test]
+fn what_fits_no_open_worker_is_not_looked_at_again_before_one_opens_that_it_fits() {
+    let mut fleet = Fleet::new();
+    let register = |n, backend, slots| Op::Register {
+        n,
+        model: 0,
+        pool: 0,
+        backend,
+        chat: true,
+        slots,
+        context: 0,
+        status: WorkerStatus::Ready,
+    };
+    fleet.do_one(register(1, 0, 1));
+    for (at, name) in ["cuda", "metal"].into_iter().enumerate() {
+        let placement = Placement { require: vec![name.to_owned()], ..Placement::default() };
+        let job_id = JobId::from_uuid(Uuid::from_u128(at as u128 + 1));
+        fleet.event(Event::Submit(submission(job_id, placement)));
+    }
+    let next = |fleet: &Fleet| fleet.brain.queue.next("small", &Passed::default(), &fleet.brain.settings);
+    assert_eq!(fleet.brain.queue.len(), 2);
+    assert_eq!(next(&fleet), None, "both were looked at once");
+    fleet.do_one(register(2, 0, 1));
+    assert_eq!(next(&fleet), None, "it is of no use to either");
+    fleet.do_one(register(3, 1, 2));
+    assert_eq!(fleet.brain.queue.len(), 1, "the first one runs");
+    assert_eq!(next(&fleet), None, "the second one still has no worker");
+    fleet.do_one(register(4, 2, 1));
+    assert_eq!(fleet.brain.queue.len(), 0);
+}
+
+fn submission(job_id: JobId, placement: Placement) -> Submission {
+    let row = job_row(1, placement, "small", None);
+    Submission {
+        request: RequestId(1),
+        job_id,
+        model: Some(row.model),
+        chat: row.chat,
+        tenant: row.tenant,
+        session_id: None,
+        prompt_bytes: row.prompt_bytes,
+        prompt_tokens: None,
+        prefix: row.prefix,
+        max_tokens: row.max_tokens,
+        priority: row.priority,
+        deadline_ms: None,
+        on_disconnect: row.on_disconnect,
+        retry: row.retry,
+        placement: row.placement,
+        durability: row.durability,
+        idempotency: None,
+        correlation_id: row.correlation_id,
     }
 }
