@@ -122,13 +122,13 @@ pub struct Placement {
     /// Only on this worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerId>,
-    /// Only on workers with all of these capabilities (`cuda`, `metal`, `chat`, ...).
+    /// Only on workers with all of these capabilities (`cuda`, `metal`, `chat`, ...); at most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub require: Vec<String>,
-    /// Rather on these workers or pools.
+    /// Rather on these workers or pools; at most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prefer: Vec<String>,
-    /// Not on these workers or pools.
+    /// Not on these workers or pools; at most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub avoid: Vec<String>,
 }
@@ -319,7 +319,7 @@ pub struct Decision {
     /// The nearest change that would have led to another choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counterfactual: Option<Counterfactual>,
-    /// Names in the job's `placement` that mean no known worker or pool.
+    /// Names in the job's `placement` that mean no known worker or pool; the first few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unknown_names: Vec<String>,
 }

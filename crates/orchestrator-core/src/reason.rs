@@ -10,6 +10,9 @@ use crate::rank::{Looked, Ranked, built_in_terms};
 use crate::row::JobRow;
 use crate::worker::Worker;
 
+/// Unknown names that a record of a placement tells, of any number that a job gives.
+const UNKNOWN_NAMES: usize = 8;
+
 /// The choice that the recorded reasons lead to, by nothing but the record: of the candidates that
 /// nothing rules out, the one whose terms add up to the most, and between equals the lower id.
 pub fn reproduce(decision: &Decision) -> Option<WorkerId> {
@@ -61,7 +64,7 @@ impl Orchestrator {
         })
     }
 
-    /// Names in a placement that mean no worker and no pool that is known.
+    /// Names in a placement that mean no worker and no pool that is known; the first few.
     pub(crate) fn unknown_names(&self, placement: &Placement) -> Vec<String> {
         let is_pool = |id: &PoolId| self.pools.contains_key(id) || self.registry.openings().has_pool(id);
         let is_worker = |id: &WorkerId| self.registry.get(id).is_some();
@@ -71,7 +74,7 @@ impl Orchestrator {
         let pool = placement.pool.iter().filter(|id| !is_pool(id)).map(ToString::to_string);
         let worker = placement.worker.iter().filter(|id| !is_worker(id)).map(ToString::to_string);
         let names = placement.prefer.iter().chain(&placement.avoid).filter(|name| !is_either(name));
-        pool.chain(worker).chain(names.cloned()).collect()
+        pool.chain(worker).chain(names.cloned()).take(UNKNOWN_NAMES).collect()
     }
 }
 

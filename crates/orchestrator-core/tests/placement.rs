@@ -152,6 +152,17 @@ fn names_that_mean_nothing_known_are_said_to() {
 }
 
 #[test]
+fn a_decision_tells_a_few_unknown_names_however_many_a_job_gives() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    let prefer = (0..1_000).map(|n| format!("nowhere-{n}")).collect();
+    let placement = Placement { prefer, ..Placement::default() };
+    world.event(Event::Submit(Submission { placement, ..submission(1) }));
+    let decision = world.brain.decisions(job(1)).first().cloned().expect("a decision");
+    assert_eq!(decision.unknown_names.len(), 8);
+}
+
+#[test]
 fn a_lost_worker_that_would_be_draining_is_nowhere_the_job_would_have_gone() {
     for (drains, change) in [(false, Some(lost())), (true, None)] {
         let mut world = World::new();

@@ -122,6 +122,21 @@ fn rows() -> Vec<Row> {
         invalid("deadline 0", json!({ "prompt": "x", "deadline_ms": 0 }), "deadline_ms"),
         invalid("empty key", json!({ "prompt": "x", "idempotency_key": "" }), "idempotency_key"),
         invalid("bad pool name", json!({ "prompt": "x", "placement": { "pool": "-x" } }), "placement.pool"),
+        invalid(
+            "too many names",
+            json!({ "prompt": "x", "placement": { "avoid": vec!["w"; 33] } }),
+            "placement.avoid",
+        ),
+        invalid(
+            "a name too long",
+            json!({ "prompt": "x", "placement": { "prefer": ["w1", "x".repeat(129)] } }),
+            "placement.prefer.1",
+        ),
+        invalid(
+            "an empty name",
+            json!({ "prompt": "x", "placement": { "require": [""] } }),
+            "placement.require.0",
+        ),
         row(
             "unknown model",
             json!({ "prompt": "x", "model": "scriptd" }),

@@ -55,29 +55,23 @@ struct Run {
 impl Worker {
     /// A worker that answers with these tokens and registers at `daemon`.
     pub async fn start(daemon: &str, tokens: &[&str]) -> Self {
-<<<<<<< ours
-        Self::able(daemon, tokens, &["chat", "completion"]).await
+        Self::start_with(daemon, tokens, |_| {}).await
     }
 
     /// As [`Worker::start`], with these capabilities.
     pub async fn able(daemon: &str, tokens: &[&str], capabilities: &[&str]) -> Self {
-=======
-        Self::start_with(daemon, tokens, |_| {}).await
+        let has = capabilities.iter().map(|has| (*has).to_owned()).collect();
+        Self::start_with(daemon, tokens, |facts| facts.capabilities = has).await
     }
 
     /// As [`Self::start`], with other facts.
     pub async fn start_with(daemon: &str, tokens: &[&str], change: impl FnOnce(&mut WorkerFacts)) -> Self {
->>>>>>> theirs
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let uri = format!("http://{}", listener.local_addr().expect("an address"));
         let mut facts = facts(uri);
         change(&mut facts);
         let shared = Shared {
-<<<<<<< ours
-            facts: Mutex::new(facts(uri, capabilities)),
-=======
             facts: Mutex::new(facts),
->>>>>>> theirs
             tokens: Mutex::new(tokens.iter().map(|token| (*token).to_owned()).collect()),
             refusal: Mutex::default(),
             runs: Mutex::default(),
@@ -206,7 +200,7 @@ impl Worker {
     }
 }
 
-fn facts(uri: String, capabilities: &[&str]) -> WorkerFacts {
+fn facts(uri: String) -> WorkerFacts {
     WorkerFacts {
         worker_id: "worker-fake-0123456789ab".parse().expect("an id"),
         instance: InstanceId(Uuid::now_v7()),
@@ -222,7 +216,7 @@ fn facts(uri: String, capabilities: &[&str]) -> WorkerFacts {
         ram_bytes: 0,
         quantization: None,
         tokenizer: None,
-        capabilities: capabilities.iter().map(|can| (*can).to_owned()).collect(),
+        capabilities: ["chat", "completion"].map(str::to_owned).into(),
         evictable: false,
         engine: "scripted".to_owned(),
         version: "0".to_owned(),

@@ -18,6 +18,10 @@ const MAX_KEY: usize = 255;
 const MAX_ROLE: usize = 64;
 /// Longest name of a model, in bytes.
 const MAX_MODEL: usize = 512;
+/// Most names in each list of a placement.
+const MAX_NAMES: usize = 32;
+/// Longest name in a list of a placement, in bytes; ids of workers and pools are shorter.
+const MAX_NAME: usize = 128;
 
 /// Turns a request into a checked task, or into a refusal that names the field.
 ///
@@ -43,6 +47,7 @@ pub fn checked(
 ) -> Result<CheckedTask, ApiError> {
     check_input(&request)?;
     check_model(request.model.as_deref())?;
+    request.placement.as_ref().map_or(Ok(()), check_placement)?;
     if request.deadline_ms == Some(0) {
         return Err(problem("deadline_ms", "out_of_range", "deadline_ms is 0; allowed is 1 or more").into());
     }
@@ -190,6 +195,28 @@ fn check_model(model: Option<&str>) -> Result<(), FieldProblem> {
         }
         _ => Ok(()),
     }
+}
+
+/// Each list of a bounded length, and names in it that could be names.
+fn check_placement(placement: &Placement) -> Result<(), FieldProblem> {
+    let lists = [("require", &placement.require), ("prefer", &placement.prefer), ("avoid", &placement.avoid)];
+    for (list, names) in lists {
+        let field = format!("placement.{list}");
+        if names.len() > MAX_NAMES {
+            let text = format!("{field} has {} names; allowed are 0 to {MAX_NAMES}", names.len());
+            return Err(FieldProblem::new(field, "out_of_range", text));
+        }
+        let is_name =
+            |name: &String| !name.is_empty() && name.len() <= MAX_NAME && !name.chars().any(char::is_control);
+        if let Some(at) = names.iter().position(|name| !is_name(name)) {
+            let field = format!("{field}.{at}");
+            let text = format!(
+                "{field} is not a name; allowed are 1 to {MAX_NAME} bytes without control characters"
+            );
+            return Err(FieldProblem::new(field, "out_of_range", text));
+        }
+    }
+    Ok(())
 }
 
 fn idempotency_header(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
