@@ -512,6 +512,7 @@ fn submission(job_id: JobId, placement: Placement) -> Submission {
         retry: row.retry,
         placement: row.placement,
         durability: row.durability,
+        is_read: false,
         idempotency: None,
         correlation_id: row.correlation_id,
     }
