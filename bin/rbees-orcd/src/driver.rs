@@ -6,6 +6,7 @@
 //! thread, which commits whatever has gathered in one transaction and then acts, step by step in the
 //! order of their decisions. Nobody hears of a decision before it is on disk.
 
+mod ahead;
 mod brain;
 mod carry;
 mod desk;

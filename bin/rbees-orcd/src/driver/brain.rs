@@ -12,6 +12,7 @@ use orchestrator_core::{
 };
 use tokio::sync::oneshot;
 
+use super::ahead::{Awaited, Subject};
 use super::carry;
 use super::handle::{Message, Question, Reply};
 use super::journal::Journal;
@@ -55,6 +56,10 @@ pub(super) struct Brain {
     asleep_until: Option<Time>,
     /// While a commit waits for room on the disk: when it is tried again.
     pub(super) held_until: Option<Time>,
+    /// While a commit waits: whom it and all that waits with it is about.
+    pub(super) awaited: Awaited,
+    /// Whom the answer to the event at hand is about.
+    pub(super) asked: Subject,
     /// A failure outside a commit; the driver's thread ends over it.
     failed: Option<StoreError>,
 }
@@ -83,6 +88,8 @@ impl Brain {
             stop: false,
             asleep_until: None,
             held_until: None,
+            awaited: Awaited::default(),
+            asked: Subject::default(),
             failed: None,
         };
         brain.note_contexts();
@@ -145,6 +152,9 @@ impl Brain {
         let now = self.clock.now();
         self.actions.metrics.events.inc();
         self.journal.event(&event, now);
+        if self.held_until.is_some() {
+            self.asked = Subject::of_event(&event);
+        }
         self.orchestrator.handle_event(event, now)
     }
 
@@ -224,6 +234,7 @@ impl Brain {
         if changes.is_empty() && self.round.is_empty() {
             actions.into_iter().try_for_each(|action| self.perform(action))?;
         } else {
+            let actions = self.act_ahead(&changes, actions)?;
             changes.into_iter().for_each(|change| self.round.write(change));
             self.round.acts.extend(actions.into_iter().map(Act::Action));
         }
@@ -329,7 +340,7 @@ impl Brain {
         self.store.close()
     }
 
-    fn perform(&mut self, action: Action) -> Result<(), StoreError> {
+    pub(super) fn perform(&mut self, action: Action) -> Result<(), StoreError> {
         match action {
             Action::Answer { request, answer } => {
                 if let Some(waiting) = self.waiting.remove(&request) {

@@ -1,11 +1,13 @@
 //! A commit that the disk refuses for want of room: new jobs are taken back and their submitters
-//! told so, everything else waits and is tried again, and so is all that happens meanwhile.
+//! told so, the other rows wait and are tried again, and so does all that depends on them. What
+//! depends on none of them is done meanwhile; see [`super::ahead`].
 
 use std::collections::BTreeSet;
 
 use api_types::{ErrorCode, ErrorDetail, JobId};
 use orchestrator_core::{Action, Answer, Event, Time};
 
+use super::ahead::{Awaited, Subject};
 use super::brain::Brain;
 use super::handle::Reply;
 use super::round::{Act, Round};
@@ -33,6 +35,7 @@ impl Brain {
         now: Time,
     ) -> Result<Option<Vec<Act>>, StoreError> {
         self.held_until = None;
+        self.awaited = Awaited::default();
         let Err(error) = self.write(&changes, now) else { return Ok(Some(acts)) };
         let full = self.note_refusal(error)? == Class::Full;
         let new: BTreeSet<JobId> = changes.iter().filter_map(new_job).collect();
@@ -43,21 +46,40 @@ impl Brain {
             let Err(error) = self.write(&changes, now) else { return Ok(Some(acts)) };
             self.note_refusal(error)?;
         }
-        self.hold(changes, acts, now);
+        self.hold(changes, acts, now)?;
         Ok(None)
     }
 
-    fn hold(&mut self, changes: Vec<Change>, acts: Vec<Act>, now: Time) {
-        let mut waiting = Vec::new();
+    fn hold(&mut self, changes: Vec<Change>, acts: Vec<Act>, now: Time) -> Result<(), StoreError> {
+        let mut actions = Vec::new();
         for act in acts {
             match act {
-                Act::Action(_) => waiting.push(act),
+                Act::Action(action) => actions.push(action),
                 // With a full disk, how things stand is what people need to see.
                 Act::Question(question) => question(&self.orchestrator, now),
             }
         }
-        self.round = Round::from_parts(changes, waiting);
         self.held_until = Some(now + TRY_AGAIN_AFTER_MS);
+        let waiting = self.act_ahead(&changes, actions)?;
+        self.round = Round::from_parts(changes, waiting.into_iter().map(Act::Action).collect());
+        Ok(())
+    }
+
+    /// Does what depends on nothing that waits, these changes among it, and gives back the rest.
+    /// While no commit is held that is all of it: the commit that is due comes soon.
+    pub(super) fn act_ahead(
+        &mut self,
+        changes: &[Change],
+        actions: Vec<Action>,
+    ) -> Result<Vec<Action>, StoreError> {
+        if self.held_until.is_none() {
+            return Ok(actions);
+        }
+        self.awaited.rows(changes);
+        let asked: Subject = std::mem::take(&mut self.asked);
+        let (ahead, waiting) = self.awaited.sort(actions, &asked);
+        ahead.into_iter().try_for_each(|action| self.perform(action))?;
+        Ok(waiting)
     }
 
     /// Only what may pass without us is waited for: room on the disk, or another program that holds

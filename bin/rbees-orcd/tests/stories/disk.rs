@@ -15,6 +15,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_rbees-orcd");
 struct Process {
     child: Child,
     url: String,
+    log: PathBuf,
     http: reqwest::Client,
 }
 
@@ -23,12 +24,19 @@ impl Process {
     async fn start(command: &mut Command, home: &Path, ready: &Path) -> Self {
         let _ = std::fs::remove_file(ready);
         command.args(["--bind", "127.0.0.1:0", "--home"]).arg(home).arg("--ready-file").arg(ready);
-        let child = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("started");
+        let log = ready.with_extension("log");
+        let stderr = std::fs::File::create(&log).expect("a file");
+        let child = command.stderr(stderr).stdout(Stdio::null()).spawn().expect("started");
         let url = until("the program is ready", || async {
             Some(std::fs::read_to_string(ready).ok()?.trim().to_owned())
         })
         .await;
-        Self { child, url, http: clients::http_client().expect("a client") }
+        Self { child, url, log, http: clients::http_client().expect("a client") }
+    }
+
+    /// Whether a line with this text is in its log.
+    fn has_logged(&self, text: &str) -> bool {
+        std::fs::read_to_string(&self.log).expect("a log").contains(text)
     }
 
     async fn submit(&self, prompt: &str) -> reqwest::Result<reqwest::Response> {
@@ -110,6 +118,43 @@ async fn b05_with_a_full_disk_new_jobs_are_refused_streams_go_on_and_room_mends_
     assert_eq!(process.status("/readyz").await, 200);
     let rest = reader.rest().await;
     assert_eq!(rest.last().map(|frame| &*frame.event), Some("end"), "{rest:?}");
+}
+
+#[tokio::test]
+async fn b05_while_a_commit_waits_for_room_workers_are_answered_and_jobs_in_memory_run() {
+    let (_folder, home, ready) = folders();
+    let mount = format!("mount -t tmpfs -o size=8m tmpfs '{}'", home.display());
+    let process = Process::start(&mut with_mounts(&mount), &home, &ready).await;
+    // So much text that the end of a job finds no room, whatever is left of it.
+    let tokens = ["a".repeat(900_000), "b".repeat(900_000)];
+    let worker = Worker::start(&process.url, &[&tokens[0], &tokens[1]]).await;
+    worker.allow(3);
+    let running = process.submit("x").await.expect("an answer");
+    let job = running.headers()["x-rbees-job-id"].to_str().expect("an id").to_owned();
+    let events = process.http.get(format!("{}/v2/tasks/{job}/events", process.url)).send().await;
+    let mut reader = Follower::new(events.expect("a stream"));
+    while reader.next().await.expect("an event").id != Some(2) {}
+
+    let fill = PathBuf::from(format!("/proc/{}/root{}/fill", process.child.id(), home.display()));
+    std::fs::write(&fill, vec![7; 16 << 20]).expect_err("the disk fills up");
+    worker.allow(usize::MAX);
+    until("a commit waits", || async { process.has_logged("COMMIT_REFUSED").then_some(()) }).await;
+    let answered = worker.beats();
+    until("heartbeats are answered", || async { (worker.beats() >= answered + 4).then_some(()) }).await;
+    let task = json!({ "prompt": "y", "on_disconnect": "continue", "durability": "memory", "max_tokens": 1 });
+    let (status, taken) = answer(process.http.post(format!("{}/v2/tasks", process.url)).json(&task)).await;
+    assert_eq!(status, 202, "{taken}");
+    let other = taken["job_id"].as_str().expect("an id").to_owned();
+    let events = process.http.get(format!("{}/v2/tasks/{other}/events", process.url)).send().await;
+    let frames = Follower::new(events.expect("a stream")).rest().await;
+    assert_eq!(frames.last().map(|frame| frame.event.as_str()), Some("end"));
+    assert!(!worker.acknowledged().contains(&job), "the log of an end that is not on disk was given up");
+
+    std::fs::remove_file(&fill).expect("freed");
+    let rest = reader.rest().await;
+    assert_eq!(rest.last().map(|frame| frame.event.as_str()), Some("end"));
+    let view = answer(process.http.get(format!("{}/v2/tasks/{job}", process.url))).await.1;
+    assert_eq!(view["status"], "completed");
 }
 
 #[tokio::test]

@@ -44,6 +44,8 @@ struct Shared {
     /// Grows whenever all open streams are to break.
     breaks: watch::Sender<u64>,
     resumed: Mutex<u64>,
+    /// Heartbeats that were answered.
+    beats: watch::Sender<u64>,
 }
 
 #[derive(Clone)]
@@ -80,6 +82,7 @@ impl Worker {
             acknowledged: Mutex::default(),
             breaks: watch::Sender::new(0),
             resumed: Mutex::default(),
+            beats: watch::Sender::new(0),
         };
         let worker = Self { shared: Arc::new(shared) };
         let router = Router::new()
@@ -117,8 +120,14 @@ impl Worker {
                 if orchestrator.heartbeat(&facts.worker_id, &call).await.is_err() {
                     return;
                 }
+                worker.shared.beats.send_modify(|beats| *beats += 1);
             }
         });
+    }
+
+    /// How many heartbeats were answered.
+    pub fn beats(&self) -> u64 {
+        *self.shared.beats.borrow()
     }
 
     /// Lets readers see only this many frames of a run.
