@@ -5,6 +5,7 @@ mod error;
 pub mod history;
 pub mod housekeeping;
 pub mod journal;
+mod log_file;
 pub mod migrate;
 mod policy;
 pub mod prompts;
@@ -48,8 +49,6 @@ pub struct Store {
     path: PathBuf,
     prompts: Prompts,
     keeper: Housekeeper,
-    /// Whether the log holds text that was erased from the tables.
-    erased_in_log: bool,
 }
 
 /// What a restart needs beside the brain's own rows.
@@ -90,10 +89,13 @@ impl Store {
         check::check_relied_on(&connection)?;
         let keeper = Housekeeper::start(&path, prompts.clone())?;
         watch_log(&mut connection, &keeper)?;
-        let mut store = Self { connection, path, prompts, keeper, erased_in_log: true };
+        let store = Self { connection, path, prompts, keeper };
         // What a crash left in the log may be prompts that were erased from the tables; and after a
         // sync that failed, this is what brings the log's pages to the disk once more.
-        store.empty_log()?;
+        store.keeper.log().erased.store(true, Ordering::Relaxed);
+        if store.empty_log()? {
+            store.grow_log();
+        }
         store.sweep_prompts()?;
         Ok(store)
     }
@@ -145,11 +147,11 @@ impl Store {
         self.after_commit(changes, files)
     }
 
-    fn after_commit(&mut self, changes: &[Change], files: Vec<JobId>) -> Result<(), StoreError> {
+    fn after_commit(&self, changes: &[Change], files: Vec<JobId>) -> Result<(), StoreError> {
         for change in changes {
             match change {
                 Change::InsertJob { request: StoredRequest::File(file), .. } => file.keep(),
-                Change::EndJob { .. } => self.erased_in_log = true,
+                Change::EndJob { .. } => self.keeper.log().erased.store(true, Ordering::Relaxed),
                 _ => {}
             }
         }
@@ -247,36 +249,43 @@ impl Store {
         journal::prune(&self.connection, before, most_bytes, limit)
     }
 
-    /// Removes erased text from the log too, where there is any: copies the log into the file and
-    /// empties it. Does nothing while somebody reads; the next call does it then.
-    ///
-    /// # Errors
-    /// When SQLite fails.
-    pub fn empty_log(&mut self) -> Result<(), StoreError> {
-        if !self.erased_in_log {
-            return Ok(());
-        }
-        // A reader must not hold up the writer here.
+    /// Has erased text removed from the log too, soon and elsewhere.
+    pub fn clear_log(&self) {
+        self.keeper.clear_log();
+    }
+
+    /// Copies the log into the database and cuts its file to nothing. Says whether it could: not
+    /// while somebody reads, nor without room.
+    fn empty_log(&self) -> Result<bool, StoreError> {
+        // A reader must not hold up the start or the end.
         self.connection.busy_timeout(Duration::ZERO)?;
         let emptied =
             self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
         self.connection.busy_timeout(PATIENCE)?;
         match emptied.map_err(StoreError::from) {
-            Ok(busy) => self.erased_in_log = busy,
-            Err(error) if matches!(error.class(), Class::Full | Class::Busy) => {}
-            Err(error) => return Err(error),
+            Ok(busy) => {
+                self.keeper.log().erased.store(busy, Ordering::Relaxed);
+                Ok(!busy)
+            }
+            Err(error) if matches!(error.class(), Class::Full | Class::Busy) => Ok(false),
+            Err(error) => Err(error),
         }
-        Ok(())
+    }
+
+    /// A log that has its blocks takes commits faster; without them it works too.
+    fn grow_log(&self) {
+        if let Err(error) = log_file::grow(&self.path, self.keeper.room().free()) {
+            tracing::warn!(code = "LOG_NOT_GROWN", %error, "commits are slower than they could be");
+        }
     }
 
     /// Ends in order: large requests of ended jobs are erased and the log is empty.
     ///
     /// # Errors
     /// When SQLite fails.
-    pub fn close(mut self) -> Result<(), StoreError> {
+    pub fn close(self) -> Result<(), StoreError> {
         self.keeper.finish();
-        self.erased_in_log = true;
-        self.empty_log()
+        self.empty_log().map(drop)
     }
 
     /// Erases large requests that belong to no job which has not ended: a crash came between.

@@ -481,7 +481,10 @@ impl Brain {
                 Ok(())
             }
             // The log still holds prompts that were erased from the tables.
-            Ok(_) => self.store.empty_log(),
+            Ok(_) => {
+                self.store.clear_log();
+                Ok(())
+            }
             Err(error) => self.note_refusal(error).map(drop),
         }
     }

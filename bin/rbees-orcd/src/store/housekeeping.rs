@@ -10,12 +10,17 @@ use api_types::JobId;
 use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags};
 
-use super::StoreError;
 use super::prompts::{LARGEST_IN_ROW, Prompts};
 use super::room::Room;
+use super::{StoreError, log_file};
 
 /// How often the room on the disk is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long text that was erased from the tables may stay in the log while nobody asks.
+const CLEAR_EVERY: Duration = Duration::from_secs(10);
+/// How long this thread waits for the writer, whose commits are short.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How the log is kept short, in pages of 4 KiB. SQLite writes over the log from its start once all
 /// of it is in the file; it is never truncated for that, because overwriting is cheaper than growing.
@@ -40,12 +45,15 @@ pub(super) struct LogState {
     pub copied: AtomicU32,
     /// Whether so few are left that the writer may copy them.
     pub nearly_copied: AtomicBool,
+    /// Whether it holds text that was erased from the tables.
+    pub erased: AtomicBool,
     /// Whether copying is asked for and has not begun.
     asked: AtomicBool,
 }
 
 enum Chore {
     CopyLog,
+    ClearLog,
     Erase(JobId),
     Finish(mpsc::Sender<()>),
 }
@@ -105,6 +113,7 @@ impl Housekeeper {
         let thread = Thread {
             inbox,
             connection: open(path)?,
+            path: path.to_owned(),
             prompts,
             room: Arc::clone(&keeper.room),
             log: Arc::clone(&keeper.log),
@@ -152,6 +161,11 @@ impl Housekeeper {
         }
     }
 
+    /// Has erased text removed from the log soon, where there is any; see [`super::log_file`].
+    pub(super) fn clear_log(&self) {
+        let _ = self.chores.send(Chore::ClearLog);
+    }
+
     /// Waits until everything that was asked for is done.
     pub(super) fn finish(&self) {
         let (done, finished) = mpsc::channel();
@@ -164,21 +178,27 @@ impl Housekeeper {
 struct Thread {
     inbox: mpsc::Receiver<Chore>,
     connection: Connection,
+    path: PathBuf,
     prompts: Prompts,
     room: Arc<Room>,
     log: Arc<LogState>,
 }
 
 impl Thread {
-    fn run(self) {
+    fn run(mut self) {
         let mut looked = Instant::now();
+        let mut clear_at = Instant::now() + CLEAR_EVERY;
         loop {
             if looked.elapsed() >= LOOK_EVERY {
                 self.room.look();
                 looked = Instant::now();
             }
+            if Instant::now() >= clear_at {
+                clear_at = self.clear_log();
+            }
             match self.inbox.recv_timeout(LOOK_EVERY.saturating_sub(looked.elapsed())) {
                 Ok(Chore::CopyLog) => self.copy_log(),
+                Ok(Chore::ClearLog) => clear_at = self.clear_log(),
                 Ok(Chore::Erase(job_id)) => self.erase(job_id),
                 Ok(Chore::Finish(done)) => {
                     let _ = done.send(());
@@ -200,6 +220,26 @@ impl Thread {
             }
             Err(error) => {
                 tracing::warn!(code = "LOG_NOT_COPIED", %error, "the log could not be copied; it grows on");
+            }
+        }
+    }
+
+    /// Removes erased text from the log. Gives when to look again: soon when somebody was in the way.
+    fn clear_log(&mut self) -> Instant {
+        let later = Instant::now() + CLEAR_EVERY;
+        if !self.log.erased.swap(false, Ordering::Relaxed) {
+            return later;
+        }
+        match log_file::clear(&mut self.connection, &self.path) {
+            Ok(true) => later,
+            Ok(false) => {
+                self.log.erased.store(true, Ordering::Relaxed);
+                Instant::now() + LOOK_EVERY
+            }
+            Err(error) => {
+                self.log.erased.store(true, Ordering::Relaxed);
+                tracing::warn!(code = "LOG_NOT_CLEARED", %error, "the log still holds erased text");
+                later
             }
         }
     }
@@ -229,6 +269,7 @@ pub(super) fn passive(connection: &Connection) -> Result<Copied, StoreError> {
 fn open(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(PATIENCE)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     super::settle_durability(&connection)?;
     Ok(connection)

@@ -55,13 +55,23 @@ impl Room {
             self.set_refused(false);
         }
         // Without an answer the next write tells.
-        let Ok(figures) = rustix::fs::statvfs(&self.home) else { return };
-        let free = figures.f_bavail.saturating_mul(figures.f_frsize);
-        let all = figures.f_blocks.saturating_mul(figures.f_frsize);
+        let Some((free, all)) = self.bytes() else { return };
         let low = free < KEPT_FREE.min(all / 16);
         if self.low.swap(low, Ordering::Relaxed) != low {
             tell(low);
         }
+    }
+
+    /// Bytes that are free for us, and all bytes of the disk; nothing when the system does not tell.
+    fn bytes(&self) -> Option<(u64, u64)> {
+        let figures = rustix::fs::statvfs(&self.home).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(figures.f_frsize);
+        Some((bytes(figures.f_bavail), bytes(figures.f_blocks)))
+    }
+
+    /// Bytes that are free for us.
+    pub(super) fn free(&self) -> u64 {
+        self.bytes().map_or(0, |(free, _)| free)
     }
 
     fn takes_something(&self) -> bool {
