@@ -1,6 +1,7 @@
 //! Reading the whole database, to say whether it is sound.
 
 use api_types::JobId;
+use api_types::worker::ExecuteRequest;
 use rusqlite::Connection;
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ const RELIED_ON: [&str; 4] = ["meta", "live", "workers", "pools"];
 pub struct Report {
     /// All jobs.
     pub jobs: u64,
-    /// Jobs that have not ended; each has its request.
+    /// Jobs that have not ended; each has its request, whole.
     pub open: u64,
     /// Registered workers.
     pub workers: u64,
@@ -32,10 +33,7 @@ impl Store {
         let recovered = self.load(0)?;
         let open = self.open_jobs()?;
         for job_id in &open {
-            if self.request(*job_id)?.is_none() {
-                let reason = format!("the request of {job_id} is missing");
-                return Err(StoreError::Damaged { column: "live.request", reason });
-            }
+            self.check_request(*job_id)?;
         }
         let jobs: i64 = self.connection.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0))?;
         Ok(Report {
@@ -44,6 +42,21 @@ impl Store {
             workers: recovered.rows.workers.len() as u64,
             pools: recovered.rows.pools.len() as u64,
         })
+    }
+
+    /// A request must be one that a worker can be given.
+    fn check_request(&self, job_id: JobId) -> Result<(), StoreError> {
+        let damaged = |what: String| StoreError::Damaged {
+            column: "live.request",
+            reason: format!("the request of {job_id} {what}"),
+        };
+        let json = self.request(job_id)?.ok_or_else(|| damaged("is missing".to_owned()))?;
+        let request: ExecuteRequest =
+            serde_json::from_slice(&json).map_err(|error| damaged(format!("cannot be read: {error}")))?;
+        if request.prompt.is_none() && request.messages.is_none() {
+            return Err(damaged("has no prompt".to_owned()));
+        }
+        Ok(())
     }
 
     fn open_jobs(&self) -> Result<Vec<JobId>, StoreError> {

@@ -228,6 +228,29 @@ fn b07_a_read_only_folder_is_refused_with_what_is_needed() {
     assert!(said.contains(&home.display().to_string()), "{said}");
 }
 
+#[tokio::test]
+async fn a_torn_request_of_a_living_job_does_not_pass_the_check() {
+    let daemon = Daemon::start().await;
+    let worker = Worker::start(&daemon.url(""), &["a"]).await;
+    worker.allow(0);
+    let job = daemon.submit(json!({ "prompt": "bee ".repeat(20_000) })).await;
+    let Daemon { home, server, .. } = daemon;
+    server.stop().await.expect("stopped");
+    let check = || {
+        let output = Command::new(PROGRAM).args(["db", "check", "--home"]).arg(home.path()).output();
+        let output = output.expect("it ran");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(check().0, Some(0));
+    // A sector that did not reach the disk.
+    let path = home.path().join("prompts").join(format!("{job}.json"));
+    let mut torn = std::fs::read(&path).expect("read");
+    torn[40_960..41_472].fill(0);
+    std::fs::write(&path, torn).expect("written");
+    let (code, said) = check();
+    assert!(code == Some(65) && said.contains(&job), "{code:?} {said}");
+}
+
 #[test]
 fn a_sound_database_passes_its_check() {
     let (_folder, home, _) = folders();
