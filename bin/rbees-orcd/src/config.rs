@@ -14,6 +14,7 @@ use orchestrator_core::{FullPolicy, Settings};
 
 pub use self::keys::distance;
 pub use self::layers::{Layers, Origin, Problem};
+use crate::clock::Wall;
 use crate::relay::StallLimits;
 
 /// A configuration that has passed every check.
@@ -41,6 +42,8 @@ pub struct Config {
     pub retention: Duration,
     /// How often pools are asked for their state.
     pub pool_interval: Duration,
+    /// Where the wall clock is read at the start.
+    pub wall: Wall,
 }
 
 /// What a stranger may send.

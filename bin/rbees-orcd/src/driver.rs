@@ -31,7 +31,7 @@ use self::brain::Brain;
 use self::desk::Desk;
 pub use self::handle::{Accepted, CheckedTask, Handle};
 use crate::actions::Actions;
-use crate::clock::Clock;
+use crate::clock::{Clock, Wall};
 use crate::hashes::HashKey;
 use crate::store::housekeeping::Housekeeper;
 use crate::store::{Recovered, Store, StoreError};
@@ -59,7 +59,8 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Recovers the brain from the database and performs what recovery asks for.
+    /// Recovers the brain from the database and performs what recovery asks for. The time goes on
+    /// from `wall`; see [`Clock::start`].
     ///
     /// # Errors
     /// When the database fails.
@@ -70,10 +71,19 @@ impl Driver {
         mailbox: Mailbox,
         actions: Actions,
         scripts: Arc<dyn Scripts>,
+        wall: Wall,
     ) -> Result<Self, StoreError> {
-        let Recovered { rows, published, last_time } = store.load(settings.idempotency_kept_ms)?;
-        let clock = Clock::not_before(last_time);
+        let (clock, set_back) = Clock::start(wall.now(), store.last_time()?);
         let now = clock.now();
+        if let Some(by_ms) = set_back {
+            store.set_back(by_ms, now)?;
+            tracing::warn!(
+                code = "CLOCK_SET_BACK",
+                by_ms,
+                "the database was written under a clock far ahead of this one; its times were set back"
+            );
+        }
+        let Recovered { rows, published } = store.load(settings.idempotency_kept_ms)?;
         let running: Vec<JobId> =
             rows.jobs.iter().filter(|job| job.status == TaskStatus::Running).map(|job| job.job_id).collect();
         for (job_id, frames) in &published {

@@ -180,6 +180,7 @@ impl Server {
             mailbox,
             actions.clone(),
             language,
+            config.wall,
         )
         .map_err(unusable)?;
         let driver_ended = start_driver(driver)?;

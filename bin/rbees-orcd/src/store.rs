@@ -12,6 +12,7 @@ pub mod prompts;
 pub mod record;
 pub mod room;
 mod sessions;
+mod set_back;
 mod write;
 
 use std::collections::HashSet;
@@ -58,8 +59,6 @@ pub struct Recovered {
     pub rows: Rows,
     /// For every job that has not ended: the events that were published so far.
     pub published: Vec<(JobId, Vec<u8>)>,
-    /// The largest time that was ever written.
-    pub last_time: Time,
 }
 
 impl Store {
@@ -192,8 +191,7 @@ impl Store {
     /// # Errors
     /// When SQLite fails or the file is damaged.
     pub fn load(&self, idempotency_kept_ms: u64) -> Result<Recovered, StoreError> {
-        let last_time = from_micros(self.meta("last_time")?.unwrap_or(0));
-        let keys_since = Time(last_time.0.saturating_sub(idempotency_kept_ms));
+        let keys_since = Time(self.last_time()?.0.saturating_sub(idempotency_kept_ms));
         let next_incarnation =
             self.meta("next_incarnation")?.and_then(|number| u64::try_from(number).ok()).map(Incarnation);
         let rows = Rows {
@@ -208,7 +206,15 @@ impl Store {
             estimates: self.load_estimates()?,
             policies: policy::load(&self.connection)?,
         };
-        Ok(Recovered { rows, published: self.load_published()?, last_time })
+        Ok(Recovered { rows, published: self.load_published()? })
+    }
+
+    /// The largest time that was ever written.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn last_time(&self) -> Result<Time, StoreError> {
+        Ok(from_micros(self.meta("last_time")?.unwrap_or(0)))
     }
 
     /// What a job that has not ended asked for, as JSON.

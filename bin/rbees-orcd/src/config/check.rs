@@ -12,6 +12,7 @@ use orchestrator_core::{SessionSettings, Settings, SupplySettings};
 
 use super::layers::{Layers, Origin, Problem};
 use super::{Config, Limits, Token, full_policy};
+use crate::clock::Wall;
 use crate::relay::StallLimits;
 
 /// Shortest token that is worth the name.
@@ -64,6 +65,7 @@ pub(super) fn assemble(layers: &Layers, problems: &mut Vec<Problem>) -> Option<C
         },
         retention: Duration::from_secs(number(layers, "retention_hours") * 3_600),
         pool_interval: milliseconds(layers, "pool_interval_ms"),
+        wall: Wall::default(),
     })
 }
 

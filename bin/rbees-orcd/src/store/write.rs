@@ -212,6 +212,15 @@ fn update_job(transaction: &Transaction<'_>, row: &JobRow) -> Result<(), StoreEr
     Ok(())
 }
 
+/// Writes a job with all its times.
+pub(super) fn rewrite_job(transaction: &Transaction<'_>, row: &JobRow) -> Result<(), StoreError> {
+    update_job(transaction, row)?;
+    transaction
+        .prepare_cached("UPDATE jobs SET submitted_at = ?2 WHERE number = ?1")?
+        .execute((number(row.number), micros(row.submitted_at)))?;
+    Ok(())
+}
+
 fn publish(transaction: &Transaction<'_>, job_id: JobId, frames: &[u8]) -> Result<(), StoreError> {
     transaction
         .prepare_cached(
@@ -298,7 +307,7 @@ fn put_estimates(transaction: &Transaction<'_>, estimates: &Estimates) -> Result
     Ok(())
 }
 
-fn put_spawn(transaction: &Transaction<'_>, row: &SpawnRow) -> Result<(), StoreError> {
+pub(super) fn put_spawn(transaction: &Transaction<'_>, row: &SpawnRow) -> Result<(), StoreError> {
     let detail = write_json("spawns.detail", row)?;
     transaction
         .prepare_cached("INSERT OR REPLACE INTO spawns (worker_id, detail) VALUES (?1, ?2)")?

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod cancel;
+mod clock;
 mod configuration;
 mod daemon;
 mod desk;
