@@ -27,8 +27,12 @@ const WORKERS: usize = 2;
 const LIFE_MS: (u64, u64) = (20, 600);
 /// How long the jobs may take to end once nothing is killed any more.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The longest 95th percentile of the pause in a stream around a kill, in milliseconds.
+/// The longest 95th percentile of the pause in a stream around a kill, in milliseconds. Only a
+/// campaign whose result is kept is judged by it: elsewhere the machine may be busy.
 const GAP_P95_MS: u64 = 3_000;
+/// One stream at least must have gone on over a kill for so many kills: 50 of 200, 5 of 20. With
+/// fewer, nothing was shown.
+const KILLS_PER_STREAM: u32 = 4;
 
 /// See the module.
 #[derive(Debug, clap::Args)]
@@ -61,7 +65,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if !verdict.problems.is_empty() {
         bail!("{} promises were broken", verdict.problems.len());
     }
-    if verdict.gap_p95_ms > GAP_P95_MS {
+    let wanted = args.cycles / KILLS_PER_STREAM;
+    if verdict.streams_resumed < wanted as usize {
+        bail!("only {} streams went on over a kill; {wanted} are needed", verdict.streams_resumed);
+    }
+    println!("streams paused {} ms (p95) around a kill; {GAP_P95_MS} is promised", verdict.gap_p95_ms);
+    if args.ledger.is_kept() && verdict.gap_p95_ms > GAP_P95_MS {
         bail!(
             "streams paused {} ms (p95) around a kill; at most {GAP_P95_MS} is promised",
             verdict.gap_p95_ms

@@ -39,6 +39,11 @@ impl Ledger {
         self.seed.unwrap_or_else(|| now() % 1_000_000)
     }
 
+    /// Whether the result is kept.
+    pub const fn is_kept(&self) -> bool {
+        self.ledger.is_some()
+    }
+
     /// Prints the result, and adds it to the file where one is named.
     pub fn add(&self, seed: u64, result: impl Serialize) -> anyhow::Result<()> {
         let line =

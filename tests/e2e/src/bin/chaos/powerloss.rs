@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use self::disk::{Disk, Fate};
 use self::image::Checker;
-use self::recording::{Recording, Strength};
+use self::recording::{Prompts, Recording, Strength};
 use crate::ledger::Ledger;
 use crate::rng::Rng;
 
@@ -45,7 +45,8 @@ pub struct Tally {
     /// Writes, syncs and answers that the cuts were made between.
     recorded: usize,
     acknowledged: usize,
-    /// Images in which an acknowledged job was missing, or one that had ended was not ended.
+    /// Images in which an acknowledged job was missing or had another prompt, or one that had ended
+    /// was not ended.
     lost: u32,
     /// Images whose database did not open or was not sound.
     corrupt: u32,
@@ -110,7 +111,9 @@ fn campaign(strength: &Strength, jobs: u32, images: u32, seed: u64) -> anyhow::R
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| -> anyhow::Result<()> {
         let threads: Vec<_> = (0..workers)
-            .map(|_| scope.spawn(|| one_by_one(&disk, seed, images, &next, &lost, &corrupt)))
+            .map(|_| {
+                scope.spawn(|| one_by_one(&disk, &recording.prompts, seed, images, &next, &lost, &corrupt))
+            })
             .collect();
         threads.into_iter().try_for_each(|thread| {
             thread.join().map_err(|_| anyhow::anyhow!("a thread of the campaign panicked"))?
@@ -123,6 +126,7 @@ fn campaign(strength: &Strength, jobs: u32, images: u32, seed: u64) -> anyhow::R
 
 fn one_by_one(
     disk: &Disk,
+    prompts: &Prompts,
     seed: u64,
     images: u32,
     next: &AtomicU32,
@@ -148,7 +152,7 @@ fn one_by_one(
             println!("  image {number} (cut {cut}, {fate:?}) is corrupt: {}", checker.said());
             continue;
         };
-        if let Some(job) = held.lacks(&disk.acknowledged_before(cut), &disk.ended_before(cut)) {
+        if let Some(job) = held.lacks(&disk.acknowledged_before(cut), &disk.ended_before(cut), prompts) {
             lost.fetch_add(1, Ordering::Relaxed);
             if lost.load(Ordering::Relaxed) <= 3 {
                 println!("  image {number} (cut {cut}, {fate:?}) lacks {job}");

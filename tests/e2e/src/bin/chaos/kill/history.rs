@@ -55,7 +55,7 @@ pub struct Verdict {
     lost: usize,
     ran_twice: usize,
     /// Streams that at least one kill interrupted, and how many of them came out token-exact.
-    streams_resumed: usize,
+    pub streams_resumed: usize,
     streams_exact: usize,
     /// Interruptions that a stream outlived.
     resumes: usize,

@@ -1,17 +1,19 @@
 //! One made-up disk: the real recovery runs on it, then its jobs are counted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
 use anyhow::Context;
 use api_types::JobId;
+use api_types::worker::ExecuteRequest;
 use e2e::binaries::binary;
 use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
 use super::disk::Files;
+use super::recording::Prompts;
 
 /// Exit code of a check that found the database unsound.
 const UNSOUND: i32 = 65;
@@ -27,16 +29,29 @@ pub struct Checker {
 pub struct Held {
     /// Every job, and whether it had ended.
     jobs: BTreeMap<String, bool>,
+    /// What those ask for that had not.
+    prompts: Prompts,
 }
 
 impl Held {
-    /// A job that was promised and is not there, or ended and does not say so.
-    pub fn lacks(&self, acknowledged: &BTreeSet<&str>, ended: &BTreeSet<&str>) -> Option<String> {
+    /// A job that was promised and is not there, ended and does not say so, or asks for something
+    /// else than what was handed in.
+    pub fn lacks(
+        &self,
+        acknowledged: &BTreeSet<&str>,
+        ended: &BTreeSet<&str>,
+        handed_in: &Prompts,
+    ) -> Option<String> {
+        let changed = self
+            .prompts
+            .iter()
+            .find(|(job, prompt)| handed_in.get(*job).is_some_and(|handed_in| handed_in != *prompt));
         let missing = acknowledged.iter().find(|job| !self.jobs.contains_key(**job));
         let open = ended.iter().find(|job| self.jobs.get(**job) != Some(&true));
         missing
             .map(|job| format!("the acknowledged job {job}"))
             .or_else(|| open.map(|job| format!("the end of {job}")))
+            .or_else(|| changed.map(|(job, _)| format!("the prompt of {job}")))
     }
 }
 
@@ -90,6 +105,23 @@ impl Checker {
                 Ok((id.to_string(), row.get(1)?))
             })?
             .collect::<Result<_, _>>()?;
-        Ok(Some(Held { jobs }))
+        Ok(Some(Held { jobs, prompts: prompts(&connection, &home)? }))
     }
+}
+
+/// What every job asks for that has not ended, from its row or its file.
+fn prompts(connection: &Connection, home: &Path) -> anyhow::Result<Prompts> {
+    let mut statement = connection.prepare("SELECT job_id, request FROM live JOIN jobs USING (number)")?;
+    let mut found = statement.query([])?;
+    let mut prompts = Prompts::new();
+    while let Some(row) = found.next()? {
+        let job = JobId::from_uuid(uuid::Uuid::from_bytes(row.get(0)?)).to_string();
+        let json = match row.get::<_, Option<Vec<u8>>>(1)? {
+            Some(json) => json,
+            None => std::fs::read(home.join("prompts").join(format!("{job}.json")))?,
+        };
+        let request: ExecuteRequest = serde_json::from_slice(&json)?;
+        prompts.insert(job, request.prompt.unwrap_or_default());
+    }
+    Ok(prompts)
 }

@@ -1,6 +1,7 @@
 //! The real orchestrator at work under strace: what it wrote, what it synced, what it answered, in
 //! that order.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -31,12 +32,17 @@ pub enum Strength {
     Weak(PathBuf),
 }
 
+/// What each acknowledged job was handed in with.
+pub type Prompts = BTreeMap<String, String>;
+
 /// What was recorded.
 pub struct Recording {
     /// The calls, in order.
     pub trace: Vec<Call>,
     /// The state root they were about.
     pub home: PathBuf,
+    /// What was handed in.
+    pub prompts: Prompts,
 }
 
 impl Recording {
@@ -44,20 +50,20 @@ impl Recording {
     pub fn make(folder: &Path, strength: &Strength, jobs: u32, seed: u64) -> anyhow::Result<Self> {
         let (home, log) = (folder.join("home"), folder.join("trace"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
+        let prompts = runtime.block_on(async {
             let (mut strace, url) = start(folder, &home, &log, strength).await?;
             let worker = start_worker(folder, &url);
-            run_jobs(&url, jobs, seed).await?;
+            let prompts = run_jobs(&url, jobs, seed).await?;
             drop(worker);
             kill_process(orchestrator(&home)?, Signal::TERM)?;
             let status = strace.ended().await;
             if !status.success() {
                 bail!("the orchestrator ended with {status} while it was recorded: {}", strace.log());
             }
-            anyhow::Ok(())
+            anyhow::Ok(prompts)
         })?;
         let text = std::fs::read_to_string(&log).context("reading the trace")?;
-        Ok(Self { trace: trace::read(&text), home })
+        Ok(Self { trace: trace::read(&text), home, prompts })
     }
 }
 
@@ -102,7 +108,7 @@ fn orchestrator(home: &Path) -> anyhow::Result<Pid> {
     pid.context("the lock file names no process")
 }
 
-async fn run_jobs(url: &str, jobs: u32, seed: u64) -> anyhow::Result<()> {
+async fn run_jobs(url: &str, jobs: u32, seed: u64) -> anyhow::Result<Prompts> {
     let http = clients::http_client()?;
     e2e::until("the worker is ready", || async {
         let workers = http.get(format!("{url}/v2/workers")).send().await.ok()?.text().await.ok()?;
@@ -111,13 +117,17 @@ async fn run_jobs(url: &str, jobs: u32, seed: u64) -> anyhow::Result<()> {
     .await;
     let clients =
         (0..CLIENTS).map(|client| run_client(&http, url, jobs / CLIENTS, Rng::new(seed ^ u64::from(client))));
-    join_all(clients).await.into_iter().collect()
+    let handed_in: Vec<Prompts> = join_all(clients).await.into_iter().collect::<Result<_, _>>()?;
+    Ok(handed_in.into_iter().flatten().collect())
 }
 
 /// One job after the other: some long prompts, some streams read to their end, some cancelled.
-async fn run_client(http: &reqwest::Client, url: &str, jobs: u32, mut rng: Rng) -> anyhow::Result<()> {
+/// Gives what was acknowledged; no two prompts are the same.
+async fn run_client(http: &reqwest::Client, url: &str, jobs: u32, mut rng: Rng) -> anyhow::Result<Prompts> {
+    let mut handed_in = Prompts::new();
     for _ in 0..jobs {
-        let prompt = if rng.percent(15) { "bees ".repeat(LARGE / 5) } else { "Bees dance".to_owned() };
+        let bee = format!("bee {:016x} ", rng.next());
+        let prompt = if rng.percent(15) { bee.repeat(LARGE / bee.len()) } else { bee };
         let task = json!({
             "model": "fake-bee", "prompt": prompt, "max_tokens": 1 + rng.below(6), "temperature": 0,
             "on_disconnect": "continue",
@@ -129,9 +139,11 @@ async fn run_client(http: &reqwest::Client, url: &str, jobs: u32, mut rng: Rng) 
         }
         let job = answer.headers().get("x-rbees-job-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
         answer.bytes().await?;
-        if let (Some(job), false, true) = (job, stream, rng.percent(20)) {
+        let Some(job) = job else { continue };
+        if !stream && rng.percent(20) {
             http.post(format!("{url}/v2/tasks/{job}/cancel")).send().await?;
         }
+        handed_in.insert(job, prompt);
     }
-    Ok(())
+    Ok(handed_in)
 }
