@@ -1,5 +1,6 @@
 //! The orchestrator dies without a goodbye; the workers go on.
 
+use futures_util::StreamExt as _;
 use serde_json::json;
 
 use crate::daemon::{Daemon, files_with, ids, names, text, until};
@@ -97,4 +98,59 @@ async fn numbers_go_on_after_the_jobs_that_are_there() {
     let next = daemon.submit(json!({ "prompt": "x" })).await;
     assert_ne!(job, next);
     daemon.until_status(&next, "completed").await;
+}
+
+const MANY: usize = 10_000;
+
+#[tokio::test]
+async fn ten_thousand_queued_jobs_are_there_after_a_restart_in_their_order() {
+    let daemon = Daemon::start_with(|config| config.settings.queue_capacity = None).await;
+    let worker = Worker::start(&daemon.url(""), &["a"]).await;
+    worker.allow(0);
+    let task = json!({ "prompt": "x", "on_disconnect": "continue" }).to_string();
+    let submitted = futures_util::stream::iter(0..MANY).for_each_concurrent(64, |_| async {
+        let (status, answer) = daemon.post("/v2/tasks", task.clone()).await;
+        assert_eq!(status, 202, "{answer}");
+    });
+    submitted.await;
+    until("all slots are taken", || async { (worker.executed().len() == 4).then_some(()) }).await;
+    let folder = daemon.folder().to_owned();
+    let queue = || queued(&folder);
+    let Daemon { home, server, http } = daemon;
+    server.crash().await;
+    let before = queue();
+    assert_eq!(before.len(), MANY - 4);
+
+    let started = std::time::Instant::now();
+    let daemon = Daemon::open(home, http).await;
+    let (status, _) = daemon.get("/readyz").await;
+    println!("{MANY} jobs: ready after {} ms", started.elapsed().as_millis());
+    assert_eq!((status, queue()), (200, before.clone()));
+    // Every tenth of the queue knows how many go before it.
+    for at in (0..before.len()).step_by(MANY / 10) {
+        let (_, view) = daemon.get(&format!("/v2/tasks/{}", before[at])).await;
+        assert_eq!(
+            (view["status"].as_str(), view["queue_position"].as_u64()),
+            (Some("queued"), Some(at as u64))
+        );
+    }
+    worker.register(&daemon.url("")).await;
+    worker.allow(usize::MAX);
+    until("dispatches go on", || async { (worker.executed().len() >= 104).then_some(()) }).await;
+    // Up to four are on their way to the worker at once.
+    for (at, run) in worker.executed().iter().skip(4).take(100).enumerate() {
+        let place = before.iter().position(|job| *job == run.job_id).expect("it was queued");
+        assert!(place.abs_diff(at) <= 8, "number {place} of the queue was handed out as number {at}");
+    }
+}
+
+/// The jobs that wait, as they stand in the database, in the order in which they came.
+fn queued(folder: &std::path::Path) -> Vec<String> {
+    let database = rusqlite::Connection::open(folder.join("orchestrator.db")).expect("opened");
+    let mut statement = database
+        .prepare("SELECT job_id FROM jobs WHERE status = 'queued' ORDER BY number")
+        .expect("a statement");
+    let ids = statement.query_map([], |row| row.get(0)).expect("rows");
+    ids.map(|id| api_types::JobId::from_uuid(uuid::Uuid::from_bytes(id.expect("an id"))).to_string())
+        .collect()
 }
