@@ -30,6 +30,13 @@ pub enum Campaign {
         #[arg(long, default_value_t = 200)]
         cycles: u32,
     },
+    /// Has one system call on the database fail per run: the orchestrator must go on or end with the
+    /// right code, and every acknowledged job must be there afterwards.
+    Faults {
+        /// Calls that are made to fail.
+        #[arg(long, default_value_t = 200)]
+        points: u32,
+    },
     /// Cuts the power at random points of a recording: every acknowledged job must be on the disk. An
     /// orchestrator that does not sync its commits runs too, and must fail.
     Powerloss {
@@ -67,6 +74,10 @@ pub fn campaign(
         Campaign::Kill { cycles } => {
             chaos.args(["kill", "--cycles", &cycles.to_string()]);
             "kill"
+        }
+        Campaign::Faults { points } => {
+            chaos.args(["faults", "--points", &points.to_string()]);
+            "faults"
         }
         Campaign::Powerloss { images } => {
             chaos.args(["powerloss", "--images", &images.to_string(), "--weak-orchestrator"]);

@@ -52,6 +52,11 @@ impl Daemon {
         rustix::process::kill_process(pid, signal).expect("our own child takes signals");
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our own child can be asked").is_some()
+    }
+
     /// Waits until it has ended by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         let name = self.name.clone();

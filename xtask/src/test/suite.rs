@@ -94,10 +94,11 @@ fn simulation(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
 /// The campaigns of `cargo xtask chaos`: a tenth of their full size, or all of it, which is kept.
 fn chaos(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
     let full = suite == Suite::Long;
-    let (cycles, images) = if full { (200, 5_000) } else { (20, 500) };
+    let (cycles, images, points) = if full { (200, 5_000, 200) } else { (20, 500, 20) };
     runner.stage("chaos build", || chaos::build(workspace));
     let run = |campaign| chaos::campaign(workspace, campaign, None, full);
     runner.stage("kill -9 under load", || run(Campaign::Kill { cycles }));
+    runner.stage("failing system calls", || run(Campaign::Faults { points }));
     runner.stage("power loss", || run(Campaign::Powerloss { images }));
 }
 

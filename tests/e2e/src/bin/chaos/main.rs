@@ -1,5 +1,6 @@
 //! Campaigns that break the real orchestrator again and again, and count what was lost.
 
+mod faults;
 mod kill;
 mod ledger;
 mod powerloss;
@@ -18,6 +19,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Campaign {
+    /// Has one system call on the database fail per run; every acknowledged job must be there after.
+    Faults(faults::Args),
     /// Kills the orchestrator at random points under load; every acknowledged job must end once.
     Kill(kill::Args),
     /// Cuts the power at random points of a recording; every acknowledged job must be on the disk.
@@ -26,6 +29,7 @@ enum Campaign {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().campaign {
+        Campaign::Faults(args) => faults::run(&args),
         Campaign::Kill(args) => kill::run(&args),
         Campaign::Powerloss(args) => powerloss::run(&args),
     };

@@ -2,8 +2,8 @@
 //! up as they could be found if the power had gone at some point of the recording.
 
 mod disk;
-mod image;
-mod recording;
+pub(crate) mod image;
+pub(crate) mod recording;
 mod trace;
 
 use std::sync::atomic::{AtomicU32, Ordering};

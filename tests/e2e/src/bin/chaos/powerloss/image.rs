@@ -34,6 +34,11 @@ pub struct Held {
 }
 
 impl Held {
+    /// Whether this job is there, and has ended if its end was shown.
+    pub fn keeps(&self, job: &str, ended: bool) -> bool {
+        self.jobs.get(job).is_some_and(|has_ended| *has_ended || !ended)
+    }
+
     /// A job that was promised and is not there, ended and does not say so, or asks for something
     /// else than what was handed in.
     pub fn lacks(
@@ -81,32 +86,42 @@ impl Checker {
         for (name, bytes) in files {
             std::fs::write(home.join(name), bytes)?;
         }
-        let output = Command::new(binary("rbees-orcd"))
-            .args(["db", "check", "--home"])
-            .arg(&home)
-            .env("XDG_CONFIG_HOME", self.folder.path())
-            .output()?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            if let Ok(mut kept) = self.said.lock() {
-                kept.clone_from(&said);
-            }
-            if output.status.code() != Some(UNSOUND) {
-                anyhow::bail!("`rbees-orcd db check` ended with {}: {said}", output.status);
-            }
-            return Ok(None);
+        let recovered = recover(&home, self.folder.path())?;
+        if let (Err(said), Ok(mut kept)) = (&recovered, self.said.lock()) {
+            kept.clone_from(said);
         }
-        let path = home.join("orchestrator.db");
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        let mut statement = connection.prepare("SELECT job_id, ended_at IS NOT NULL FROM jobs")?;
-        let jobs = statement
-            .query_map([], |row| {
-                let id = JobId::from_uuid(uuid::Uuid::from_bytes(row.get(0)?));
-                Ok((id.to_string(), row.get(1)?))
-            })?
-            .collect::<Result<_, _>>()?;
-        Ok(Some(Held { jobs, prompts: prompts(&connection, &home)? }))
+        Ok(recovered.ok())
     }
+}
+
+/// Recovers from the state root `home`, with no configuration but what lies in `config`. The inner
+/// error is what the check said of a database that is not sound.
+///
+/// # Errors
+/// When the check could not be made.
+pub fn recover(home: &Path, config: &Path) -> anyhow::Result<Result<Held, String>> {
+    let output = Command::new(binary("rbees-orcd"))
+        .args(["db", "check", "--home"])
+        .arg(home)
+        .env("XDG_CONFIG_HOME", config)
+        .output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        if output.status.code() != Some(UNSOUND) {
+            anyhow::bail!("`rbees-orcd db check` ended with {}: {said}", output.status);
+        }
+        return Ok(Err(said));
+    }
+    let path = home.join("orchestrator.db");
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let mut statement = connection.prepare("SELECT job_id, ended_at IS NOT NULL FROM jobs")?;
+    let jobs = statement
+        .query_map([], |row| {
+            let id = JobId::from_uuid(uuid::Uuid::from_bytes(row.get(0)?));
+            Ok((id.to_string(), row.get(1)?))
+        })?
+        .collect::<Result<_, _>>()?;
+    Ok(Ok(Held { jobs, prompts: prompts(&connection, home)? }))
 }
 
 /// What every job asks for that has not ended, from its row or its file.

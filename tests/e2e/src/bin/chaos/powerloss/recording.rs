@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use e2e::Daemon;
 use e2e::binaries::binary;
 use futures_util::future::join_all;
+use rusqlite::{Connection, OpenFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -20,6 +22,8 @@ const CLIENTS: u32 = 4;
 /// What strace is to note; all that changes a file, syncs one, or answers somebody.
 const CALLS: &str = "trace=openat,write,writev,pwrite64,sendto,sendmsg,ftruncate,fsync,fdatasync,unlink,unlinkat,\
                      rename,renameat,renameat2,mkdir,mkdirat";
+/// How long the worker may take to get ready.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a request that lies in a file of its own.
 const LARGE: usize = 20_000;
 
@@ -53,7 +57,7 @@ impl Recording {
         let prompts = runtime.block_on(async {
             let (mut strace, url) = start(folder, &home, &log, strength).await?;
             let worker = start_worker(folder, &url);
-            let prompts = run_jobs(&url, jobs, seed).await?;
+            let prompts = run_jobs(&url, &home, jobs, seed).await?;
             drop(worker);
             kill_process(orchestrator(&home)?, Signal::TERM)?;
             let status = strace.ended().await;
@@ -92,7 +96,8 @@ async fn start(
     Ok((daemon, url))
 }
 
-fn start_worker(folder: &Path, url: &str) -> Daemon {
+/// A worker that answers at once.
+pub fn start_worker(folder: &Path, url: &str) -> Daemon {
     let mut command = Command::new(binary("rbees-workerd"));
     command
         .args(["--worker-id", "worker-fake-000000000001", "--model", "fake:fake-bee?seed=7&context=65536"])
@@ -102,26 +107,57 @@ fn start_worker(folder: &Path, url: &str) -> Daemon {
 }
 
 /// The process that writes; strace is its parent.
-fn orchestrator(home: &Path) -> anyhow::Result<Pid> {
+pub fn orchestrator(home: &Path) -> anyhow::Result<Pid> {
     let owner: serde_json::Value = serde_json::from_slice(&std::fs::read(home.join("orchestrator.lock"))?)?;
     let pid = owner["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     pid.context("the lock file names no process")
 }
 
-async fn run_jobs(url: &str, jobs: u32, seed: u64) -> anyhow::Result<Prompts> {
+/// Runs half of the jobs, waits until the log was cleared of them, and runs the other half over it.
+async fn run_jobs(url: &str, home: &Path, jobs: u32, seed: u64) -> anyhow::Result<Prompts> {
     let http = clients::http_client()?;
-    e2e::until("the worker is ready", || async {
-        let workers = http.get(format!("{url}/v2/workers")).send().await.ok()?.text().await.ok()?;
-        workers.contains("\"ready\"").then_some(())
-    })
-    .await;
-    let clients =
-        (0..CLIENTS).map(|client| run_client(&http, url, jobs / CLIENTS, Rng::new(seed ^ u64::from(client))));
-    let handed_in: Vec<Prompts> = join_all(clients).await.into_iter().collect::<Result<_, _>>()?;
-    Ok(handed_in.into_iter().flatten().collect())
+    if !wait_for_worker(&http, url, PATIENCE).await {
+        bail!("the worker did not get ready");
+    }
+    let mut handed_in = Prompts::new();
+    for half in 0..2 {
+        let clients = (0..CLIENTS).map(|client| {
+            let rng = Rng::new(seed ^ u64::from(client) ^ half << 16);
+            run_client(&http, url, jobs / CLIENTS / 2, rng)
+        });
+        for prompts in join_all(clients).await {
+            handed_in.extend(prompts?);
+        }
+        if half == 0 {
+            e2e::until("the log is cleared", || async { log_was_cleared(home).ok()?.then_some(()) }).await;
+        }
+    }
+    Ok(handed_in)
+}
+
+fn log_was_cleared(home: &Path) -> rusqlite::Result<bool> {
+    let database =
+        Connection::open_with_flags(home.join("orchestrator.db"), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    database.query_row("SELECT count(*) FROM meta WHERE key = 'log_cleared'", [], |row| row.get(0))
 }
 
 /// One job after the other: some long prompts, some streams read to their end, some cancelled.
+/// Waits until a worker is ready; says whether one is.
+pub async fn wait_for_worker(http: &reqwest::Client, url: &str, patience: Duration) -> bool {
+    let asked = async {
+        loop {
+            let workers = http.get(format!("{url}/v2/workers")).send();
+            if let Ok(answer) = workers.await
+                && answer.text().await.is_ok_and(|workers| workers.contains("\"ready\""))
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(patience, asked).await.is_ok()
+}
+
 /// Gives what was acknowledged; no two prompts are the same.
 async fn run_client(http: &reqwest::Client, url: &str, jobs: u32, mut rng: Rng) -> anyhow::Result<Prompts> {
     let mut handed_in = Prompts::new();
