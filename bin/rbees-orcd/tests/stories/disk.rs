@@ -147,12 +147,12 @@ async fn b05_while_a_commit_waits_for_room_workers_are_answered_and_jobs_in_memo
     let other = taken["job_id"].as_str().expect("an id").to_owned();
     let events = process.http.get(format!("{}/v2/tasks/{other}/events", process.url)).send().await;
     let frames = Follower::new(events.expect("a stream")).rest().await;
-    assert_eq!(frames.last().map(|frame| frame.event.as_str()), Some("end"));
+    assert_eq!(frames.last().map(|frame| &*frame.event), Some("end"));
     assert!(!worker.acknowledged().contains(&job), "the log of an end that is not on disk was given up");
 
     std::fs::remove_file(&fill).expect("freed");
     let rest = reader.rest().await;
-    assert_eq!(rest.last().map(|frame| frame.event.as_str()), Some("end"));
+    assert_eq!(rest.last().map(|frame| &*frame.event), Some("end"));
     let view = answer(process.http.get(format!("{}/v2/tasks/{job}", process.url))).await.1;
     assert_eq!(view["status"], "completed");
 }
