@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use api_types::worker::{JSON_SCHEMA, ReadyCall, WorkerFacts, WorkerHealth, WorkerStatus};
 use api_types::{ErrorCode, ErrorDetail, Incarnation, InstanceId, PROTOCOL};
-use engine::constraint::Vocabulary;
 use engine::{Backend, ModelInfo};
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::decode::Command;
+use crate::form::Forms;
 use crate::memory;
 use crate::metrics::{Metrics, Snapshot};
 use crate::prompt::Prompts;
@@ -43,8 +43,8 @@ pub struct WorkerState {
 pub struct Model {
     /// Makes prompts.
     pub prompts: Arc<Prompts>,
-    /// Holds runs to a form; `None` where the model's tokens do not allow it.
-    pub vocabulary: Option<Arc<Vocabulary>>,
+    /// Makes what runs must keep to.
+    pub forms: Arc<Forms>,
     /// Reaches the decode thread.
     pub commands: Sender<Command>,
 }
@@ -151,10 +151,9 @@ impl WorkerState {
     /// The model is loaded.
     pub fn loaded(&self, model: Model) {
         let info = model.prompts.info().clone();
-        let keeps_forms = model.vocabulary.is_some();
         let _ = self.model.set(model);
         self.change(|current| {
-            fill_in(&mut current.facts, &info, keeps_forms);
+            fill_in(&mut current.facts, &info);
             current.progress = 1.0;
             if current.status == WorkerStatus::Loading {
                 current.status = WorkerStatus::Ready;
@@ -281,7 +280,7 @@ fn engine_name(backend: Backend) -> String {
 }
 
 /// What the engine really did.
-fn fill_in(facts: &mut WorkerFacts, info: &ModelInfo, keeps_forms: bool) {
+fn fill_in(facts: &mut WorkerFacts, info: &ModelInfo) {
     facts.devices.clone_from(&info.devices);
     facts.context_length = info.context_length;
     facts.vram_bytes = info.vram_bytes;
@@ -291,6 +290,6 @@ fn fill_in(facts: &mut WorkerFacts, info: &ModelInfo, keeps_forms: bool) {
     facts.engine.clone_from(&info.engine);
     facts.capabilities = vec!["completion".to_owned()];
     facts.capabilities.extend(info.chat_template.as_ref().map(|_| "chat".to_owned()));
-    facts.capabilities.extend(keeps_forms.then(|| JSON_SCHEMA.to_owned()));
+    facts.capabilities.push(JSON_SCHEMA.to_owned());
     facts.capabilities.push(info.backend.to_string());
 }

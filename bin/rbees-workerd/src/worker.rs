@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use api_types::{ErrorCode, ErrorDetail};
 use clients::OrchestratorClient;
-use engine::constraint::Vocabulary;
-use engine::{Engine, EngineError};
+use engine::EngineError;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -20,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::decode::Decoder;
+use crate::form::Forms;
 use crate::generation::failure;
 use crate::prompt::Prompts;
 use crate::state::{Model, WorkerState};
@@ -281,9 +281,9 @@ fn load_and_decode(
         vram_bytes = info.vram_bytes
     );
     let (commands, inbox) = mpsc::channel();
-    let vocabulary = vocabulary(&*engine);
+    let forms = Forms::begin(engine.tokenizer(), info.clone());
     let prompts = Arc::new(Prompts::new(engine.tokenizer(), info));
-    state.loaded(Model { prompts, vocabulary, commands });
+    state.loaded(Model { prompts, forms, commands });
     let _ = tell_loaded.send(Ok(()));
     let mut decoder = Decoder::new(
         engine,
@@ -293,15 +293,6 @@ fn load_and_decode(
         Arc::clone(abandon),
     );
     decoder.run(&inbox)
-}
-
-/// What holds runs to a form. A model without it runs all the same, and says that it lacks this.
-fn vocabulary(engine: &dyn Engine) -> Option<Arc<Vocabulary>> {
-    let begin = Instant::now();
-    let read = Vocabulary::new(&*engine.tokenizer(), engine.info());
-    let vocabulary = read.inspect_err(|error| tracing::warn!(event = "no_response_formats", %error)).ok()?;
-    tracing::info!(event = "vocabulary_read", took_ms = begin.elapsed().as_millis() as u64);
-    Some(Arc::new(vocabulary))
 }
 
 /// SIGTERM and SIGINT.

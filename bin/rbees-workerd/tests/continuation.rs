@@ -88,12 +88,12 @@ async fn a_seeded_run_with_penalties_draws_what_it_would_have_drawn() {
     assert_cut_anywhere(&worker, &first, 1..=60).await;
 }
 
-/// A run that must say what the schema asks for, in more tokens than are taken one by one.
-fn formed(job_id: &str) -> ExecuteRequest {
+/// A run that must say what the schema asks for: so many texts, and a number.
+fn formed(job_id: &str, texts: u32) -> ExecuteRequest {
     let schema = json!({
         "type": "object",
         "properties": {
-            "log": { "type": "array", "minItems": 12, "maxItems": 12,
+            "log": { "type": "array", "minItems": texts, "maxItems": texts,
                 "items": { "type": "string", "minLength": 60, "maxLength": 80 } },
             "count": { "type": "integer", "minimum": 0, "maximum": 9 }
         },
@@ -110,7 +110,7 @@ fn formed(job_id: &str) -> ExecuteRequest {
 #[tokio::test]
 async fn a_form_is_kept_across_the_seam() {
     let worker = Worker::start("fake:bee", &CONTEXT).await;
-    let first = formed("formed");
+    let first = formed("formed", 12);
     let whole = worker.run(&first).await;
     let (text, end) = finished(&whole);
     let value: Value = serde_json::from_str(&text).expect("JSON");
@@ -122,9 +122,24 @@ async fn a_form_is_kept_across_the_seam() {
 }
 
 #[tokio::test]
+async fn a_text_that_is_complete_with_its_last_token_is_not_cut_wherever_that_was_drawn() {
+    let worker = Worker::start("fake:bee", &CONTEXT).await;
+    for texts in [1, 12] {
+        let first = formed(&format!("whole-{texts}"), texts);
+        let (_, end) = finished(&worker.run(&first).await);
+        let count = end.tokens_out as usize;
+        assert_eq!(count > EXACT_REPLAY, texts == 12, "one is taken token by token, one in chunks");
+        let job_id = format!("enough-{texts}");
+        let just_enough = ExecuteRequest { job_id, max_tokens: Some(end.tokens_out), ..first };
+        assert_eq!(finished(&worker.run(&just_enough).await).1.stop_reason, StopReason::Eos);
+        assert_cut_anywhere(&worker, &just_enough, count - 2..=count).await;
+    }
+}
+
+#[tokio::test]
 async fn tokens_that_do_not_follow_the_form_are_not_continued() {
     let worker = Worker::start("fake:bee", &CONTEXT).await;
-    let first = formed("broken");
+    let first = formed("broken", 1);
     let tokens = vec![u32::from(b'{'), u32::from(b'x')];
     let continuation = Some(Continuation { tokens, seams: Vec::new() });
     let broken = ExecuteRequest { attempt: Some(Attempt(2)), continuation, ..first };

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use api_types::ErrorCode;
 use api_types::event::{StopReason, TaskEvent};
+use api_types::format::{FormatKind, ResponseFormat};
 use api_types::sampling::Sampling;
 use api_types::task::ChatMessage;
 use api_types::worker::{CancelRequest, ExecuteRequest, TokenizeRequest};
@@ -241,4 +242,56 @@ async fn real_model_refuses_a_prompt_beyond_its_context_with_both_counts() {
     assert!(details["prompt_tokens"].as_u64().is_some_and(|count| count >= 400), "{details}");
     let (_, end) = worker.complete(&greedy("k", &"bee ".repeat(60), 5000)).await;
     assert!(end.tokens_in + end.tokens_out <= 256, "{end:?}");
+}
+
+/// A form of several kinds of value, and what it asks for.
+fn bee() -> ResponseFormat {
+    ResponseFormat::of_schema(&serde_json::json!({
+        "type": "object",
+        "properties": {
+            "name": { "type": "string", "minLength": 1, "maxLength": 40 },
+            "wings": { "type": "integer", "minimum": 2, "maximum": 4 },
+            "colors": { "type": "array", "minItems": 1, "maxItems": 3,
+                "items": { "enum": ["black", "yellow", "br\u{fc}n"] } },
+            "stings": { "type": "boolean" }
+        },
+        "required": ["name", "wings", "colors", "stings"],
+        "additionalProperties": false
+    }))
+}
+
+fn assert_bee(text: &str) {
+    let bee: serde_json::Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    assert!(bee["name"].as_str().is_some_and(|name| (1..=40).contains(&name.chars().count())), "{text}");
+    assert!(bee["wings"].as_u64().is_some_and(|wings| (2..=4).contains(&wings)), "{text}");
+    let colors = bee["colors"].as_array().expect("a list");
+    assert!((1..=3).contains(&colors.len()), "{text}");
+    assert!(
+        colors.iter().all(|color| ["black", "yellow", "br\u{fc}n"].iter().any(|known| color == known)),
+        "{text}"
+    );
+    assert!(bee["stings"].is_boolean() && bee.as_object().map(serde_json::Map::len) == Some(4), "{text}");
+}
+
+#[tokio::test]
+async fn a_form_is_kept_by_either_tokenizer() {
+    for (name, hot) in [(SMOLLM2, 1.0), (GEMMA, 2.0)] {
+        let worker = Worker::start(&model(name), &["--context", "1024"]).await;
+        let prompt = "A honey bee as JSON:\n";
+        let form =
+            |job_id: &str| ExecuteRequest { response_format: Some(bee()), ..greedy(job_id, prompt, 300) };
+        let (text, end) = worker.complete(&form("greedy")).await;
+        assert_eq!(end.stop_reason, StopReason::Eos, "{text}");
+        assert_bee(&text);
+        for seed in 0..5 {
+            let drawn =
+                ExecuteRequest { temperature: Some(hot), seed: Some(seed), ..form(&format!("drawn-{seed}")) };
+            assert_bee(&worker.complete(&drawn).await.0);
+        }
+        let object = ResponseFormat { kind: FormatKind::JsonObject, json_schema: None };
+        let any = ExecuteRequest { response_format: Some(object), ..form("any") };
+        let (text, end) = worker.complete(&any).await;
+        let whole = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+        assert!(text.starts_with('{') && (whole || end.stop_reason == StopReason::MaxTokens), "{text}");
+    }
 }

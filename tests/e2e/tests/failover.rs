@@ -33,8 +33,8 @@ async fn killed_at(cluster: &mut Cluster, task: &Value, index: usize) -> Receive
     received
 }
 
-/// The joined answer is that of an undisturbed run, wherever its worker is killed.
-async fn assert_joins(engine: Engine, task: &Value, step: usize) {
+/// The joined answer is that of an undisturbed run, wherever its worker is killed. Gives that answer.
+async fn assert_joins(engine: Engine, task: &Value, step: usize) -> String {
     let mut cluster = Cluster::start(engine, 2).await;
     let (_, whole) = cluster.run(task.clone()).await;
     let mut seams = 0;
@@ -59,6 +59,7 @@ async fn assert_joins(engine: Engine, task: &Value, step: usize) {
         );
     }
     assert!(seams > 0, "at least one worker was killed before it had said all");
+    whole.text()
 }
 
 fn greedy() -> Value {
@@ -67,6 +68,65 @@ fn greedy() -> Value {
 
 fn drawn() -> Value {
     json!({"prompt": "Once upon a time", "max_tokens": TOKENS, "temperature": 1, "seed": 41, "retry": "continue"})
+}
+
+/// A job whose text must follow a schema.
+fn formed() -> Value {
+    let moods = json!({ "type": "array", "minItems": 2, "maxItems": 4, "items": { "enum": ["calm", "busy", "caf\u{e9}"] } });
+    let place = json!({
+        "type": "object",
+        "properties": { "name": { "type": "string", "minLength": 4, "maxLength": 30 }, "known": { "type": "boolean" } },
+        "required": ["name", "known"],
+        "additionalProperties": false
+    });
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "title": { "type": "string", "minLength": 8, "maxLength": 60 },
+            "moods": moods,
+            "year": { "type": "integer", "minimum": 1900, "maximum": 2100 },
+            "place": place
+        },
+        "required": ["title", "moods", "year", "place"],
+        "additionalProperties": false
+    });
+    json!({
+        "messages": [{ "role": "user", "content": "Describe a day at the hive as JSON." }],
+        "max_tokens": 400, "temperature": 0, "retry": "continue",
+        "response_format": { "type": "json_schema", "json_schema": { "name": "day", "strict": true, "schema": schema } }
+    })
+}
+
+/// What the schema of [`formed`] asks for.
+fn assert_formed(text: &str) {
+    let day: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    let letters = |text: &Value| text.as_str().map_or(0, |text| text.chars().count());
+    let (moods, place) = (day["moods"].as_array().expect("a list"), &day["place"]);
+    assert!((8..=60).contains(&letters(&day["title"])), "{text}");
+    assert!((2..=4).contains(&moods.len()), "{text}");
+    assert!(
+        moods.iter().all(|mood| ["calm", "busy", "caf\u{e9}"].iter().any(|known| mood == known)),
+        "{text}"
+    );
+    assert!(day["year"].as_i64().is_some_and(|year| (1900..=2100).contains(&year)), "{text}");
+    assert!((4..=30).contains(&letters(&place["name"])) && place["known"].is_boolean(), "{text}");
+    let fields = |value: &Value| value.as_object().map(serde_json::Map::len);
+    assert_eq!((fields(&day), fields(place)), (Some(4), Some(2)), "{text}");
+}
+
+#[tokio::test]
+async fn a_form_is_kept_by_the_worker_that_goes_on() {
+    assert_formed(&assert_joins(Engine::Fake, &formed(), 3 * TENTH).await);
+}
+
+#[tokio::test]
+async fn real_model_a_form_is_kept_by_the_worker_that_goes_on() {
+    assert_formed(&assert_joins(Engine::Real, &formed(), TENTH).await);
+}
+
+#[tokio::test]
+async fn long_real_model_a_form_is_kept_wherever_a_worker_is_killed() {
+    assert_formed(&assert_joins(Engine::Real, &formed(), 1).await);
 }
 
 #[tokio::test]

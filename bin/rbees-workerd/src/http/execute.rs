@@ -19,7 +19,6 @@ use super::body::JsonBody;
 use super::error::ApiError;
 use super::reader::stream;
 use crate::decode::Command;
-use crate::form;
 use crate::generation::{Job, failure};
 use crate::prompt::Prompts;
 use crate::replay::{self, Replay, check_vocabulary};
@@ -132,17 +131,17 @@ async fn prepare(
     Caller { accepted, correlation_id }: Caller,
 ) -> Result<Job, ErrorDetail> {
     let model = state.model()?;
-    let (prompts, vocabulary) = (Arc::clone(&model.prompts), model.vocabulary.clone());
+    let (prompts, forms) = (Arc::clone(&model.prompts), Arc::clone(&model.forms));
     let (context, vocab) = (prompts.info().context_length, prompts.info().vocab);
     let token_ids = request.token_ids == Some(true);
     let continuation = request.continuation.clone();
     let sampling = request.sampling();
     let deadline =
         request.time_limit_ms.map(|ms| accepted + Duration::from_millis(ms.min(MAX_TIME_LIMIT_MS)));
-    let form = sampling.clone();
+    let asked = sampling.clone();
     let making = tokio::task::spawn_blocking(move || {
         let prompt = make_prompt(&prompts, request.prompt.as_deref(), request.messages.as_deref())?;
-        let constraint = form::prepare(vocabulary.as_deref(), &form, request.continuation.as_ref())?;
+        let constraint = forms.prepare(&asked, request.continuation.as_ref())?;
         Ok::<_, ErrorDetail>((prompt, constraint))
     });
     let (prompt, constraint) = making.await.map_err(|_| internal("the prompt could not be made"))??;
