@@ -159,11 +159,22 @@ async fn b05_while_a_commit_waits_for_room_workers_are_answered_and_jobs_in_memo
 
 #[tokio::test]
 async fn b06_a_sync_that_fails_ends_the_process_and_nothing_acknowledged_is_lost() {
+    // Counted by thread: the driver's gets there, the one that opened the database does not.
+    ends_without_a_loss("fdatasync,fsync:error=EIO:when=40+").await;
+}
+
+#[tokio::test]
+async fn b07_a_disk_that_turns_read_only_ends_the_process_and_nothing_acknowledged_is_lost() {
+    ends_without_a_loss("pwrite64:error=EROFS:when=400+").await;
+}
+
+/// Hands in jobs until the calls that strace is to spoil end the process.
+async fn ends_without_a_loss(inject: &str) {
     let (_folder, home, ready) = folders();
     let mut strace = Command::new("strace");
-    // Counted by thread: the driver's gets there, the one that opened the database does not.
-    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync"]);
-    strace.args(["-e", "inject=fdatasync,fsync:error=EIO:when=40+", PROGRAM]);
+    let calls = inject.split(':').next().expect("calls");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
+    strace.args(["-e", &format!("inject={inject}"), PROGRAM]);
     let mut process = Process::start(&mut strace, &home, &ready).await;
     let _worker = Worker::start(&process.url, &["a"]).await;
     let mut acknowledged = Vec::new();
