@@ -6,7 +6,8 @@ use std::ops::Add;
 /// Milliseconds since the Unix epoch on a clock that never runs backward, not even over a restart.
 ///
 /// The driver makes it: the wall clock at start, carried on by the monotonic clock, and never
-/// below the largest time found in the database.
+/// below the largest time found in the database, whose times are set back first when they are too
+/// far ahead to be true.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Time(pub u64);
 
