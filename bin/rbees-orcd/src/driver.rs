@@ -10,6 +10,7 @@ mod ahead;
 mod brain;
 mod carry;
 mod desk;
+mod erase;
 pub mod handle;
 mod hold;
 mod journal;

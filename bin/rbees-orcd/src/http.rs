@@ -86,6 +86,8 @@ fn router(app: App) -> Router {
     Router::new()
         .route("/v2/tasks", post(tasks::submit_task).get(tasks::list_tasks))
         .route("/v2/tasks/{id}", get(tasks::get_task).delete(tasks::cancel_task))
+        .route("/v2/tasks/erase", post(tasks::erase_ended_tasks))
+        .route("/v2/tasks/{id}/erase", post(tasks::erase_task))
         .route("/v2/tasks/{id}/cancel", post(tasks::cancel_task))
         .route("/v2/tasks/{id}/events", get(tasks::task_events))
         .route("/v2/tasks/{id}/why", get(tasks::why_task))

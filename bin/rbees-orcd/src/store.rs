@@ -246,6 +246,24 @@ impl Store {
         Ok(deleted)
     }
 
+    /// Deletes one job that has ended, or up to `limit` of them; says which.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn erase(&self, which: Option<JobId>, limit: u32) -> Result<Vec<JobId>, StoreError> {
+        let mut statement = self.connection.prepare_cached(
+            "DELETE FROM jobs WHERE number IN
+             (SELECT number FROM jobs WHERE ended_at IS NOT NULL AND (?1 IS NULL OR job_id = ?1) LIMIT ?2)
+             RETURNING job_id",
+        )?;
+        let which = which.map(|job_id| *job_id.uuid().as_bytes());
+        let erased: Vec<JobId> = statement
+            .query_map((which, limit), |row| row.get(0).map(|id| JobId::from_uuid(Uuid::from_bytes(id))))?
+            .collect::<Result<_, _>>()?;
+        self.keeper.log().erased.store(true, Ordering::Relaxed);
+        Ok(erased)
+    }
+
     /// Deletes up to `limit` rows of chapters of the journal that ended before `before` or are too
     /// much; says how many rows there were.
     ///

@@ -122,6 +122,15 @@ impl Subscribers {
         }
     }
 
+    /// Forgets the kept log of one ended job, or of all of them; says whose there were.
+    pub fn forget_ended(&self, which: Option<JobId>) -> Vec<JobId> {
+        let mut ended = self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_meant = |log: &Arc<JobLog>| which.is_none_or(|job_id| log.job_id() == job_id);
+        let forgotten = ended.iter().filter(|log| is_meant(log)).map(|log| log.job_id()).collect();
+        ended.retain(|log| !is_meant(log));
+        forgotten
+    }
+
     /// Keeps what it takes to let a job go on elsewhere; see [`JobLog::carry`].
     pub fn carry(&self, job_id: JobId, durable: bool, reach: u64) {
         let Some(log) = self.log(job_id) else { return };

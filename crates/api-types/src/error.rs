@@ -92,6 +92,7 @@ error_codes! {
     AllSlotsBusy "ALL_SLOTS_BUSY" 503 true "Every slot of the worker is taken.";
     WorkerLoading "WORKER_LOADING" 503 true "The worker is still loading its model.";
     WorkerDraining "WORKER_DRAINING" 503 true "The worker takes no new work.";
+    JobNotEnded "JOB_NOT_ENDED" 409 true "The job has not ended; only ended jobs can be erased.";
     JobConflict "JOB_CONFLICT" 409 false "This job and attempt ran with another request.";
     AttemptGone "ATTEMPT_GONE" 410 false "This attempt ended and its log is gone.";
     StaleAttempt "STALE_ATTEMPT" 409 false "A newer attempt of this job exists.";

@@ -259,6 +259,14 @@ pub struct CancelAccepted {
     pub status: TaskStatus,
 }
 
+/// What was erased.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Erased {
+    /// Ended jobs that are gone now.
+    pub erased: u64,
+}
+
 /// Why a job went where it went, or why it waits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

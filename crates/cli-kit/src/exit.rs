@@ -105,6 +105,7 @@ impl From<ErrorCode> for ExitStatus {
             | E::FormatFailed
             | E::IdempotencyConflict
             | E::JobConflict
+            | E::JobNotEnded
             | E::StaleAttempt
             | E::StaleIncarnation
             | E::PolicyRefused

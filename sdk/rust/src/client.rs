@@ -3,7 +3,9 @@
 use api_types::health::OrchestratorHealth;
 use api_types::model::ModelList;
 use api_types::pool::{AddPool, PoolList};
-use api_types::task::{CancelAccepted, TaskAccepted, TaskList, TaskRequest, TaskStatus, TaskView, WhyView};
+use api_types::task::{
+    CancelAccepted, Erased, TaskAccepted, TaskList, TaskRequest, TaskStatus, TaskView, WhyView,
+};
 use api_types::worker::{WorkerList, WorkerView};
 use api_types::{JobId, PoolId, WorkerId};
 use reqwest::Method;
@@ -127,6 +129,24 @@ impl Client {
     pub async fn cancel(&self, job: JobId) -> Result<CancelAccepted, Error> {
         let carrier = self.carrier()?;
         carrier.json(|| carrier.request(Method::POST, &format!("/v2/tasks/{job}/cancel"))).await
+    }
+
+    /// Erases a job that has ended: its record, its events and its result.
+    ///
+    /// # Errors
+    /// `JOB_NOT_FOUND`, or `JOB_NOT_ENDED`.
+    pub async fn erase(&self, job: JobId) -> Result<Erased, Error> {
+        let carrier = self.carrier()?;
+        carrier.json(|| carrier.request(Method::POST, &format!("/v2/tasks/{job}/erase"))).await
+    }
+
+    /// Erases every job that has ended.
+    ///
+    /// # Errors
+    /// When the orchestrator cannot be reached, or its disk has no room for it.
+    pub async fn erase_ended(&self) -> Result<Erased, Error> {
+        let carrier = self.carrier()?;
+        carrier.json(|| carrier.request(Method::POST, "/v2/tasks/erase")).await
     }
 
     /// Why a job went where it went, or why it waits.

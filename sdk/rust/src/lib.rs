@@ -41,8 +41,8 @@ pub use api_types::model::{ModelList, ModelView};
 pub use api_types::policy::{PolicyCheck, PolicyReport, PutPolicy, ShadowReport};
 pub use api_types::pool::{AddPool, PoolList, PoolView};
 pub use api_types::task::{
-    CancelAccepted, ChatMessage, Durability, OnDisconnect, Placement, Priority, RetryMode, TaskAccepted,
-    TaskList, TaskRequest, TaskStatus, TaskView, WhyView,
+    CancelAccepted, ChatMessage, Durability, Erased, OnDisconnect, Placement, Priority, RetryMode,
+    TaskAccepted, TaskList, TaskRequest, TaskStatus, TaskView, WhyView,
 };
 pub use api_types::worker::{WorkerList, WorkerView};
 pub use api_types::{ErrorCode, ErrorDetail, JobId, PoolId, StopReason, TaskEvent, WorkerId};

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::ahead::{Awaited, Subject};
 use super::carry;
+use super::erase::Erasure;
 use super::handle::{Message, Question, Reply};
 use super::journal::Journal;
 use super::prepare;
@@ -49,6 +50,8 @@ pub(super) struct Brain {
     journal: Journal,
     /// Whether old jobs are to be deleted with the next commit.
     prune: bool,
+    /// Ended jobs that are to be erased after the next commit.
+    pub(super) erasures: Vec<Erasure>,
     /// Who waits for the journal to be on disk.
     flushes: Vec<oneshot::Sender<()>>,
     stop: bool,
@@ -84,6 +87,7 @@ impl Brain {
             round: Round::default(),
             journal: Journal::default(),
             prune: false,
+            erasures: Vec::new(),
             flushes: Vec::new(),
             stop: false,
             asleep_until: None,
@@ -127,6 +131,10 @@ impl Brain {
             }
             Message::FlushJournal(reply) => {
                 self.flushes.push(reply);
+                Ok(())
+            }
+            Message::Erase(which, reply) => {
+                self.erasures.push(Erasure { which, erased: 0, reply });
                 Ok(())
             }
             Message::Prune => {
@@ -273,7 +281,7 @@ impl Brain {
         if let Some(until) = self.held_until {
             return until <= now;
         }
-        let asked = self.prune || !self.flushes.is_empty();
+        let asked = self.prune || !self.erasures.is_empty() || !self.flushes.is_empty();
         !self.round.is_empty() || asked || self.journal.is_overdue(now)
     }
 
@@ -320,7 +328,7 @@ impl Brain {
         if std::mem::take(&mut self.prune) {
             self.prune(now)?;
         }
-        Ok(())
+        self.erase()
     }
 
     pub(super) fn write(&mut self, changes: &[Change], now: Time) -> Result<(), StoreError> {

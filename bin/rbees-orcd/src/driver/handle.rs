@@ -109,6 +109,8 @@ pub(super) enum Message {
     Probed(WorkerId, Incarnation, Box<WorkerHealth>),
     /// What jobs that go on elsewhere have said since the last time is to be on disk.
     Checkpoint,
+    /// An ended job is to be erased, or all of them; then the sender hears how many were.
+    Erase(Option<JobId>, oneshot::Sender<Result<u64, ErrorDetail>>),
     /// Old jobs may be deleted.
     Prune,
     /// What the brain was told is to be on disk; then the sender hears.
@@ -443,6 +445,18 @@ impl Handle {
     /// What jobs that go on elsewhere have said is to be on disk.
     pub fn checkpoint(&self) {
         let _ = self.send(Message::Checkpoint);
+    }
+
+    /// Erases an ended job, or with `None` all of them: record, events and result. Gives how many
+    /// there were; a job that has not ended is none.
+    ///
+    /// # Errors
+    /// When the disk has no room for it, or the driver has stopped.
+    pub async fn erase(&self, which: Option<JobId>) -> Result<u64, ErrorDetail> {
+        let _place = self.take_place()?;
+        let (reply, erased) = oneshot::channel();
+        self.send(Message::Erase(which, reply))?;
+        erased.await.map_err(|_| stopped())?
     }
 
     /// Old jobs may be deleted.

@@ -6,7 +6,9 @@ mod view;
 use std::collections::HashMap;
 
 use api_types::event::Eta;
-use api_types::task::{CancelAccepted, TaskAccepted, TaskList, TaskRequest, TaskStatus, TaskView, WhyView};
+use api_types::task::{
+    CancelAccepted, Erased, TaskAccepted, TaskList, TaskRequest, TaskStatus, TaskView, WhyView,
+};
 use api_types::{CorrelationId, ErrorBody, ErrorCode, ErrorDetail, JobId};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
@@ -193,6 +195,34 @@ pub async fn cancel_task(State(app): State<App>, Path(id): Path<String>) -> Resu
     };
     let answer = if already_ended { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((answer, Json(CancelAccepted { job_id, status })).into_response())
+}
+
+/// Erases a job that has ended: its record, its events and its result.
+#[utoipa::path(post, path = "/v2/tasks/{id}/erase", tag = "tasks",
+    params(("id" = String, Path, description = "The job's id")),
+    responses(
+        (status = 200, description = "It is gone", body = Erased),
+        (status = 404, body = ErrorBody),
+        (status = 409, description = "JOB_NOT_ENDED", body = ErrorBody),
+    ))]
+pub async fn erase_task(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Erased>, ApiError> {
+    let job_id = job_id(&id)?;
+    let erased = app.driver.erase(Some(job_id)).await?;
+    if erased > 0 {
+        return Ok(Json(Erased { erased }));
+    }
+    if app.driver.read(move |brain, _| brain.job(job_id).is_none()).await? {
+        return Err(job_not_found(&id));
+    }
+    let error = ApiError::new(ErrorCode::JobNotEnded, format!("{job_id} has not ended, so it stays"));
+    Err(error.with_hint(format!("rbees jobs cancel {job_id}, then erase it again")))
+}
+
+/// Erases every job that has ended: records, events and results. The others stay.
+#[utoipa::path(post, path = "/v2/tasks/erase", tag = "tasks",
+    responses((status = 200, description = "They are gone", body = Erased), (status = 507, body = ErrorBody)))]
+pub async fn erase_ended_tasks(State(app): State<App>) -> Result<Json<Erased>, ApiError> {
+    Ok(Json(Erased { erased: app.driver.erase(None).await? }))
 }
 
 /// Why a job went where it went, or why it waits.

@@ -65,3 +65,75 @@ async fn files_that_a_crash_left_are_swept_at_the_start() {
     let daemon = daemon.crash_and_restart().await;
     assert_eq!(prompts(&daemon), 0);
 }
+
+#[tokio::test]
+async fn an_ended_job_is_erased_on_demand_and_a_living_one_stays() {
+    let daemon = Daemon::start().await;
+    let worker = Worker::start(&daemon.url(""), &[CANARY]).await;
+    let task = json!({ "prompt": "x", "on_disconnect": "continue" });
+    let one = daemon.submit(task.clone()).await;
+    let two = daemon.submit(task.clone()).await;
+    let mut in_memory = task.clone();
+    in_memory["durability"] = "memory".into();
+    let in_memory = daemon.submit(in_memory).await;
+    for job in [&one, &two, &in_memory] {
+        daemon.until_status(job, "completed").await;
+    }
+    worker.allow(0);
+    let living = daemon.submit(task).await;
+    let erase = async |job: &str| daemon.post(&format!("/v2/tasks/{job}/erase"), "").await;
+    let status = async |job: &str| daemon.get(&format!("/v2/tasks/{job}")).await.0;
+
+    let (code, answer) = erase(&living).await;
+    assert_eq!((code, answer["error"]["code"].as_str()), (409, Some("JOB_NOT_ENDED")));
+    assert_eq!(erase(&one).await, (200, json!({ "erased": 1 })));
+    assert_eq!((status(&one).await, status(&two).await), (404, 200));
+    assert_eq!(erase(&one).await.0, 404);
+    assert_eq!(daemon.post("/v2/tasks/erase", "").await, (200, json!({ "erased": 2 })));
+    assert_eq!((status(&two).await, status(&in_memory).await, status(&living).await), (404, 404, 200));
+    until("nothing holds a result", || async {
+        files_with(daemon.folder(), CANARY).is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_erased_job_frees_its_key() {
+    let daemon = Daemon::start().await;
+    let _worker = Worker::start(&daemon.url(""), &["a"]).await;
+    let submit = async || {
+        let request = daemon.http.post(daemon.url("/v2/tasks")).header("idempotency-key", "k");
+        let (status, answer) =
+            crate::daemon::answer(request.body(json!({ "prompt": "x" }).to_string())).await;
+        assert_eq!(status, 202, "{answer}");
+        answer["job_id"].as_str().expect("an id").to_owned()
+    };
+    let first = submit().await;
+    daemon.until_status(&first, "completed").await;
+    assert_eq!(submit().await, first);
+    daemon.post(&format!("/v2/tasks/{first}/erase"), "").await;
+    assert_ne!(submit().await, first);
+}
+
+#[tokio::test]
+async fn ended_jobs_are_deleted_once_their_time_is_over_and_not_before() {
+    for (retention, kept) in [(0, 0), (3_600, 1)] {
+        let daemon =
+            Daemon::start_with(|config| config.retention = std::time::Duration::from_secs(retention)).await;
+        let worker = Worker::start(&daemon.url(""), &["a"]).await;
+        let ended = daemon.submit(json!({ "prompt": "x" })).await;
+        daemon.until_status(&ended, "completed").await;
+        worker.allow(0);
+        daemon.submit(json!({ "prompt": "x" })).await;
+        let listed = async || {
+            let (_, list) = daemon.get("/v2/tasks").await;
+            list["tasks"].as_array().expect("jobs").len()
+        };
+        daemon.server.driver.prune();
+        // What is asked for later is done later: the journal is flushed after the pruning.
+        until("the old ones are gone", || async { (listed().await == 1 + kept).then_some(()) }).await;
+        daemon.server.driver.prune();
+        daemon.server.driver.flush_journal().await.expect("flushed");
+        assert_eq!(listed().await, 1 + kept, "a job that lives was deleted");
+    }
+}

@@ -1,6 +1,7 @@
-//! `rbees jobs …`: hand in, list, look at, watch, cancel, explain.
+//! `rbees jobs …`: hand in, list, look at, watch, cancel, explain, erase.
 
 mod cancel;
+mod erase;
 mod list;
 mod show;
 mod submit;
@@ -14,7 +15,7 @@ use llama_orch_sdk::TaskRequest;
 use super::Outcome;
 use crate::context::Context;
 
-/// Hands in, lists, shows, watches, cancels and explains jobs
+/// Hands in, lists, shows, watches, cancels, explains and erases jobs
 #[derive(Debug, Args)]
 pub struct JobsArgs {
     #[command(subcommand)]
@@ -30,6 +31,7 @@ enum JobsCommand {
     Watch(watch::WatchArgs),
     /// Cancels a job; harmless when it has ended
     Cancel(JobArg),
+    Erase(erase::EraseArgs),
     /// Says why a job went where it went, or why it waits
     Why(JobArg),
 }
@@ -103,6 +105,7 @@ pub async fn run(context: &Context, args: JobsArgs) -> Outcome {
         JobsCommand::Show(args) => show::run(context, &args).await,
         JobsCommand::Watch(args) => watch::run(context, &args).await,
         JobsCommand::Cancel(args) => cancel::run(context, &args).await,
+        JobsCommand::Erase(args) => erase::run(context, &args).await,
         JobsCommand::Why(args) => why::run(context, &args).await,
     }
 }
