@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use orchestrator_core::policy::{Label, PolicyText};
 use orchestrator_core::settings::LabelBook;
-use orchestrator_core::{SessionSettings, Settings, SupplySettings};
+use orchestrator_core::{RetrySettings, SessionSettings, Settings, SupplySettings};
 
 use super::layers::{Layers, Origin, Problem};
 use super::{Config, Limits, Token, full_policy};
@@ -45,6 +45,11 @@ pub(super) fn assemble(layers: &Layers, problems: &mut Vec<Problem>) -> Option<C
             full_policy: full_policy(&layers.get("full_policy").text),
             job_time_limit_ms: number(layers, "job_time_limit_ms"),
             supply: supply(layers, problems),
+            retry: retry(layers, problems),
+            protocol_errors_allowed: small(layers, "protocol_errors_allowed"),
+            quarantine_ms: number(layers, "quarantine_ms"),
+            batch_ageing_ms: number(layers, "batch_ageing_ms"),
+            aged_share: small(layers, "batch_aged_share"),
             quotas: layers.quotas(),
             sessions: SessionSettings {
                 ttl_ms: number(layers, "session_ttl_ms"),
@@ -148,8 +153,11 @@ fn supply(layers: &Layers, problems: &mut Vec<Problem>) -> SupplySettings {
         pinned: list(layers, "pinned_models").into_iter().collect(),
         min_residency_ms: number(layers, "min_residency_ms"),
         swap_patience_ms: number(layers, "swap_patience_ms"),
-        ..SupplySettings::default()
+        spawn_tries: small(layers, "spawn_tries"),
+        backoff_first_ms: number(layers, "spawn_backoff_first_ms"),
+        backoff_max_ms: number(layers, "spawn_backoff_max_ms"),
     };
+    not_above(layers, "spawn_backoff_first_ms", "spawn_backoff_max_ms", problems);
     if settings.min_residency_ms > settings.swap_patience_ms {
         let message = format!(
             "min_residency_ms is {} and swap_patience_ms {}; it may be at most as long",
@@ -158,6 +166,28 @@ fn supply(layers: &Layers, problems: &mut Vec<Problem>) -> SupplySettings {
         problems.push(Problem { origin: layers.get("min_residency_ms").origin, message });
     }
     settings
+}
+
+/// How jobs are tried again.
+fn retry(layers: &Layers, problems: &mut Vec<Problem>) -> RetrySettings {
+    not_above(layers, "retry_backoff_first_ms", "retry_backoff_max_ms", problems);
+    RetrySettings {
+        attempts: small(layers, "retry_attempts"),
+        backoff_first_ms: number(layers, "retry_backoff_first_ms"),
+        backoff_max_ms: number(layers, "retry_backoff_max_ms"),
+        poison_after: usize::try_from(number(layers, "retry_poison_after")).unwrap_or(usize::MAX),
+        budget: number(layers, "retry_budget"),
+        budget_percent: number(layers, "retry_budget_percent"),
+    }
+}
+
+/// The first pause of a row that doubles may not be longer than the longest.
+fn not_above(layers: &Layers, first: &str, most: &str, problems: &mut Vec<Problem>) {
+    let (low, high) = (number(layers, first), number(layers, most));
+    if low > high {
+        let message = format!("{first} is {low} and {most} is {high}; the first may be at most as long");
+        problems.push(Problem { origin: layers.get(first).origin, message });
+    }
 }
 
 /// The policy of the configured file, if one is.
@@ -242,6 +272,11 @@ fn list(layers: &Layers, name: &str) -> Vec<String> {
 /// A number that the layers have checked; 0 never gets here.
 fn number(layers: &Layers, name: &str) -> u64 {
     layers.get(name).text.parse().unwrap_or(0)
+}
+
+/// As [`number`], for what is never near four thousand million.
+fn small(layers: &Layers, name: &str) -> u32 {
+    u32::try_from(number(layers, name)).unwrap_or(u32::MAX)
 }
 
 fn milliseconds(layers: &Layers, name: &str) -> Duration {

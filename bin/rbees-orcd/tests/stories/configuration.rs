@@ -1,6 +1,6 @@
 //! The configuration: every problem at once, and where each value comes from.
 
-use orchestrator_core::Quota;
+use orchestrator_core::{Quota, RetrySettings, Settings};
 use rbees_orcd::config::{Config, Layers, Origin};
 use tempfile::TempDir;
 
@@ -49,6 +49,51 @@ fn times_for_single_models_are_read_and_contradictions_refused() {
     assert_eq!(text.len(), 2, "{text:?}");
     assert!(text.iter().any(|t| t.contains("toml:4:") && t.contains("MODEL=MILLISECONDS")), "{text:?}");
     assert!(text.iter().any(|t| t.contains("toml:2:") && t.contains("at most as long")), "{text:?}");
+}
+
+#[test]
+fn how_jobs_are_tried_again_and_how_batch_ages_can_be_set() {
+    let (_folder, layers) = read(
+        "retry_attempts = 7\nretry_backoff_first_ms = 10\nretry_backoff_max_ms = 20\nretry_poison_after = 3\n\
+         retry_budget = 5\nretry_budget_percent = 50\nprotocol_errors_allowed = 9\nquarantine_ms = 1000\n\
+         spawn_tries = 8\nspawn_backoff_first_ms = 30\nspawn_backoff_max_ms = 40\nbatch_ageing_ms = 60000\n\
+         batch_aged_share = 2\n",
+    );
+    let settings = Config::from_layers(&layers).expect("valid").settings;
+    let retry = RetrySettings {
+        attempts: 7,
+        backoff_first_ms: 10,
+        backoff_max_ms: 20,
+        poison_after: 3,
+        budget: 5,
+        budget_percent: 50,
+    };
+    assert_eq!(settings.retry, retry);
+    assert_eq!((settings.protocol_errors_allowed, settings.quarantine_ms), (9, 1_000));
+    let supply = settings.supply;
+    assert_eq!((supply.spawn_tries, supply.backoff_first_ms, supply.backoff_max_ms), (8, 30, 40));
+    assert_eq!((settings.batch_ageing_ms, settings.aged_share), (60_000, 2));
+}
+
+#[test]
+fn what_the_configuration_leaves_out_is_as_the_core_promises() {
+    let (_folder, layers) = read("");
+    assert_eq!(Config::from_layers(&layers).expect("valid").settings, Settings::default());
+}
+
+#[test]
+fn wrong_numbers_for_retries_and_pauses_are_named() {
+    let (_folder, layers) = read(
+        "retry_attempts = 0\nretry_poison = 1\nretry_backoff_first_ms = 9\nretry_backoff_max_ms = 8\n\
+         spawn_backoff_first_ms = 7\nspawn_backoff_max_ms = 6\nbatch_aged_share = 0\n",
+    );
+    let problems = Config::from_layers(&layers).expect_err("refused");
+    let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let named = |line: &str, words: &str| text.iter().any(|t| t.contains(line) && t.contains(words));
+    assert!(named("toml:1:", "whole number from 1"), "{text:?}");
+    assert!(named("toml:2:", "retry_poison"), "{text:?}");
+    assert!(named("toml:3:", "at most as long") && named("toml:5:", "at most as long"), "{text:?}");
+    assert!(named("toml:7:", "whole number from 1") && text.len() == 5, "{text:?}");
 }
 
 #[test]
