@@ -24,15 +24,22 @@ impl Orchestrator {
         let request = submission.request;
         self.registry.refresh(&self.settings, turn.now);
         match self.check(submission, turn.now) {
-            Ok(mut row) => {
-                let room = self.ask_admission(&mut row, turn).and_then(|()| self.make_room(&row, turn));
-                match room {
-                    Ok(()) => self.admit(request, row, turn),
-                    Err(error) => turn.refuse(request, error),
-                }
-            }
+            Ok(mut row) => match self.let_in(&mut row, turn) {
+                Ok(()) => self.admit(request, row, turn),
+                Err(error) => turn.refuse(request, error),
+            },
             Err(error) => turn.refuse(request, error),
         }
+    }
+
+    /// What the policy and the queue say of a job that every other rule lets in.
+    fn let_in(&mut self, row: &mut JobRow, turn: &mut Turn) -> Result<(), ErrorDetail> {
+        self.ask_admission(row, turn)?;
+        if row.not_before.is_some() {
+            row.eta = self.forecast(row, turn.now);
+            self.check_deadline(row)?;
+        }
+        self.make_room(row, turn)
     }
 
     /// The answer to a submission whose key was used before.
@@ -106,7 +113,7 @@ impl Orchestrator {
     }
 
     fn starts_beside(&self, capacity: u64, row: &JobRow, now: Time) -> bool {
-        if !self.queue.is_open_to(&row.tenant) {
+        if row.not_before.is_some() || !self.queue.is_open_to(&row.tenant) {
             return false;
         }
         let slots = self.registry.openings().totals().living_slots;

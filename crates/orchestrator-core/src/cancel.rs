@@ -79,8 +79,13 @@ impl Orchestrator {
 
     fn wake(&mut self, job_id: JobId, turn: &mut Turn) {
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        let was_held = job.is_held();
         job.resting = false;
+        turn.jobs_touched.insert(job_id);
         turn.to_place.insert(job.row.model.clone());
+        if was_held && let Some(row) = self.jobs.get(&job_id).map(|job| job.row.clone()) {
+            self.note_arrival(&row, turn.now);
+        }
         self.wake_in_queue(job_id, turn);
     }
 }

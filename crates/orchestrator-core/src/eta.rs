@@ -116,8 +116,11 @@ impl Orchestrator {
         }
         let warm = self.clockwork.warm(row, now);
         let (wait, service_ms, basis) = warm.or_else(|| self.cold(row, now))?;
+        let held_ms = row.not_before.map_or(0, |at| at.since(now));
         let mut forecast = Forecast {
-            wait_ms: wait / 1_000,
+            held_ms,
+            // What lies ahead now is worked on while the job is held.
+            wait_ms: (wait / 1_000).saturating_sub(held_ms),
             service_ms: service_ms.round() as u64,
             basis,
             eta: Eta { p50: 0, p90: 0 },
@@ -145,8 +148,11 @@ impl Orchestrator {
         clockwork.after(ready_at, &engine, 1, row, now)
     }
 
-    /// Counts an admitted job as work that came in.
+    /// Counts an admitted job as work that came in. One that is held comes when its hold ends.
     pub(crate) fn note_arrival(&mut self, row: &JobRow, now: Time) {
+        if row.not_before.is_some_and(|at| at > now) {
+            return;
+        }
         if let Some(forecast) = &row.eta {
             let work = forecast.service_ms * 1_000;
             self.clockwork.ledger.note_arrival(&row.model, row.priority, work, at(now));
@@ -159,12 +165,15 @@ impl Orchestrator {
         let row = &self.jobs.get(&job_id)?.row;
         let told = row.eta.as_ref()?;
         let calibration = &self.clockwork.learnt.calibration;
-        let forecast = if row.status == TaskStatus::Queued {
+        let held_ms = row.not_before.map_or(0, |at| at.since(now));
+        let forecast = if self.jobs.get(&job_id)?.is_held() {
+            Forecast { held_ms, ..*told }
+        } else if row.status == TaskStatus::Queued {
             let wait = self.clockwork.ledger.wait_of(job_id, told.service_ms * 1_000, at(now))?;
-            Forecast { wait_ms: wait / 1_000, ..*told }
+            Forecast { held_ms, wait_ms: (wait / 1_000).saturating_sub(held_ms), ..*told }
         } else {
             let service_ms = self.clockwork.ledger.running(job_id)?.service_ms? as u64;
-            Forecast { wait_ms: 0, service_ms, ..*told }
+            Forecast { held_ms: 0, wait_ms: 0, service_ms, ..*told }
         };
         let range = calibration.range(row.priority, &forecast).0;
         let spent = match row.status {
@@ -186,15 +195,21 @@ impl Orchestrator {
     /// # Errors
     /// `DEADLINE_UNMET` with the estimate.
     pub(crate) fn check_deadline(&self, row: &JobRow) -> Result<(), ErrorDetail> {
-        let (Some(deadline), Some(forecast)) = (row.deadline, &row.eta) else { return Ok(()) };
+        let Some(deadline) = row.deadline else { return Ok(()) };
         let given_ms = deadline.since(row.submitted_at);
+        if let Some(until) = row.not_before.filter(|until| *until >= deadline) {
+            return Err(held_too_long(given_ms, until.since(row.submitted_at)));
+        }
+        let Some(forecast) = &row.eta else { return Ok(()) };
         let (eta, calibrated) = self.clockwork.learnt.calibration.range(row.priority, forecast);
         let (needed_ms, by) = if calibrated { (eta.p90, "p90") } else { (eta.p50, "p50") };
         if forecast.basis == Basis::Backend || needed_ms <= given_ms {
             return Ok(());
         }
         let error = deadline_unmet(given_ms, eta, by, self.queue.len());
-        let alone_ms = needed_ms.saturating_mul(forecast.service_ms) / forecast.expected_ms();
+        let working_ms = needed_ms.saturating_sub(forecast.held_ms);
+        let alone_ms =
+            forecast.held_ms + working_ms.saturating_mul(forecast.service_ms) / forecast.expected_ms();
         if alone_ms > given_ms {
             return Err(error);
         }
@@ -255,6 +270,8 @@ impl Orchestrator {
     fn account_job(&mut self, job_id: JobId, now: Time) {
         let Some(job) = self.jobs.get(&job_id) else { return self.account_ended(job_id) };
         match job.row.status {
+            // Until its hold ends it is in nobody's way.
+            TaskStatus::Queued if job.is_held() => {}
             TaskStatus::Queued if self.clockwork.ledger.is_waiting(job_id) => {}
             TaskStatus::Queued => {
                 let row = &job.row;
@@ -364,6 +381,15 @@ fn deadline_unmet(given_ms: u64, eta: Eta, by: &str, queue_depth: u64) -> ErrorD
             "deadline_ms": given_ms, "eta_ms": eta, "judged_by": by, "queue_depth": queue_depth
         }))
         .with_hint("Give a later `deadline_ms`, ask for fewer tokens, or try again when less is queued.")
+}
+
+fn held_too_long(given_ms: u64, held_ms: u64) -> ErrorDetail {
+    let message =
+        format!("The policy holds the job for {held_ms} ms, which is past its deadline of {given_ms} ms.");
+    ErrorDetail::new(ErrorCode::DeadlineUnmet, message)
+        .with_field("deadline_ms")
+        .with_details(json!({ "deadline_ms": given_ms, "held_ms": held_ms }))
+        .with_hint("Give a later `deadline_ms`, or leave it out; `rbees policy show` shows the policy.")
 }
 
 fn cannot_be_kept(row: &JobRow, deadline: Time, needed_ms: u64, now: Time) -> ErrorDetail {

@@ -78,6 +78,11 @@ impl Job {
         self.row.status == TaskStatus::Queued
     }
 
+    /// Whether a policy holds it back and nobody has had it yet.
+    pub fn is_held(&self) -> bool {
+        self.resting && self.row.attempt.is_none()
+    }
+
     /// The run that a worker holds for it, while one does.
     pub fn run(&self) -> Option<RunKey> {
         match self.row.status {

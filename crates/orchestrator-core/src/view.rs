@@ -140,8 +140,16 @@ impl Orchestrator {
     fn why_waiting(&self, job: &Job, now: Time) -> String {
         let row = &job.row;
         if let Some(at) = row.not_before.filter(|at| *at > now) {
-            let tries = row.tries_failed;
-            return format!("It waits {} ms before its next attempt, because {tries} failed.", at.since(now));
+            return match row.tries_failed {
+                0 => format!(
+                    "The policy that let it in holds it for another {} ms, until {}.",
+                    at.since(now),
+                    at.rfc3339()
+                ),
+                tries => {
+                    format!("It waits {} ms before its next attempt, because {tries} failed.", at.since(now))
+                }
+            };
         }
         let workers: Vec<&Worker> = self.registry.of_model(&row.model).collect();
         if let Some(reason) = self.why_no_capacity(row) {

@@ -10,11 +10,16 @@
 
 mod world;
 
+use std::sync::Arc;
+
 use api_types::event::{Eta, RunEnd};
-use api_types::task::{Placement, TaskStatus};
+use api_types::task::{Placement, Priority, TaskStatus};
 use api_types::worker::WorkerStatus;
 use api_types::{ErrorCode, StopReason, TaskEvent};
 use orchestrator_core::estimate::outcome;
+use orchestrator_core::policy::{
+    Admission, Hook, JobFacts, Policy, PolicyChange, PolicyFailure, PolicyText, QueueFacts, Scripts,
+};
 use orchestrator_core::{Action, Answer, Event, RunKey, Step, Submission, Write, latest_start};
 use world::{World, answer, job, opened, submission};
 
@@ -67,6 +72,90 @@ fn refused(step: &Step) -> api_types::ErrorDetail {
 fn about(eta: Option<Eta>, p50: u64) {
     let eta = eta.expect("known");
     assert!(eta.p50.abs_diff(p50) <= p50 / 20 && eta.p90 >= eta.p50, "{eta:?} is not about {p50}");
+}
+
+/// Holds batch jobs for eight hours.
+#[derive(Debug)]
+struct Holds;
+
+const EIGHT_HOURS: u64 = 8 * 3_600_000;
+
+impl Scripts for Holds {
+    fn compile(&self, _: &str, _: &str) -> Result<Arc<dyn Policy>, PolicyFailure> {
+        Ok(Arc::new(Self))
+    }
+}
+
+impl Policy for Holds {
+    fn describe(&self) -> &str {
+        "holds"
+    }
+
+    fn has(&self, hook: Hook) -> bool {
+        hook == Hook::Admit
+    }
+
+    fn admit(&self, job: &JobFacts<'_>, _: &QueueFacts) -> Result<Admission, PolicyFailure> {
+        let held = job.priority == Priority::Batch;
+        Ok(if held { Admission::Hold(EIGHT_HOURS) } else { Admission::Admit })
+    }
+}
+
+/// A world that has learnt, and in which batch jobs are held.
+fn holding() -> World {
+    let mut world = World::new();
+    world.brain.use_scripts(Arc::new(Holds));
+    let request = world.request();
+    let text = PolicyText { source: Some("holds".into()), ..PolicyText::built_in() };
+    world.event(Event::SetPolicy { request, change: PolicyChange::Live(text) });
+    world.ready("w1", 1);
+    learn(&mut world, 60);
+    world
+}
+
+fn held(n: u128) -> Submission {
+    Submission { priority: Priority::Batch, ..sized(n) }
+}
+
+#[test]
+fn a_hold_is_part_of_the_estimate_and_of_what_a_deadline_is_judged_by() {
+    let mut world = holding();
+    let eta = told(&world.event(Event::Submit(held(1)))).expect("known");
+    assert!(eta.p50 >= EIGHT_HOURS && eta.p90 <= EIGHT_HOURS + 10_000, "{eta:?}");
+    let why = world.brain.why(job(1), world.now).expect("it waits").summary;
+    assert!(why.contains("holds it for another 28800000 ms, until 1970-01-01T08:"), "{why}");
+    let with = |n, ms| Event::Submit(Submission { deadline_ms: Some(ms), ..held(n) });
+    let error = refused(&world.event(with(2, EIGHT_HOURS)));
+    assert_eq!((error.code, error.retriable), (ErrorCode::DeadlineUnmet, false));
+    assert!(error.message.contains("holds the job for 28800000 ms"), "{}", error.message);
+    let error = refused(&world.event(with(3, EIGHT_HOURS + 100)));
+    assert_eq!((error.code, error.retriable), (ErrorCode::DeadlineUnmet, false), "it needs a second more");
+    assert!(told(&world.event(with(4, EIGHT_HOURS + 3_600_000))).is_some());
+    about(told(&world.event(Event::Submit(sized(5)))), 1_000);
+    world.now = world.now + 500;
+    let left = world.brain.eta(job(1), world.now).expect("known");
+    assert_eq!((left.p50, left.p90), (eta.p50 - 500, eta.p90 - 500), "it counts down");
+}
+
+#[test]
+fn a_held_job_is_in_nobodys_way_and_its_hold_teaches_nothing() {
+    let mut world = holding();
+    (1..=5).for_each(|n| drop(world.event(Event::Submit(held(n)))));
+    about(told(&world.event(Event::Submit(sized(6)))), 1_000);
+    about(told(&world.event(Event::Submit(sized(7)))), 2_000);
+    world.event(Event::Cancel { request: None, job_id: job(7) });
+    end_run(&mut world, world::run(6, 1, "w1", 1));
+    world.now = world.now + EIGHT_HOURS;
+    world.ready("w1", 1);
+    let mut next = opened(&world.pass(0)).pop();
+    while let Some(run) = next.take() {
+        next = opened(&end_run(&mut world, run)).pop();
+    }
+    let rows: Vec<_> = (1..=5).map(|n| world.brain.job(job(n)).expect("remembered").row).collect();
+    assert!(rows.iter().all(|row| row.status == TaskStatus::Completed), "{rows:?}");
+    assert!(outcome(&rows[0]).expect("an outcome").inside_p90, "{:?}", rows[0]);
+    let calm = told(&world.event(Event::Submit(sized(20)))).expect("known");
+    assert!(calm.p90 < 10_000, "{calm:?}");
 }
 
 #[test]

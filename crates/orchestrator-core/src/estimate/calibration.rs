@@ -79,7 +79,8 @@ impl Calibration {
         let expected = forecast.expected_ms() as f64;
         let p50 = expected * ratios.p50.factor();
         let p90 = (expected * ratios.p90.factor()).max(p50);
-        let range = Eta { p50: p50.round() as u64, p90: p90.ceil() as u64 };
+        let after_hold = |ms: f64| forecast.held_ms.saturating_add(ms as u64);
+        let range = Eta { p50: after_hold(p50.round()), p90: after_hold(p90.ceil()) };
         (range, ratios.p90.count() >= CALIBRATED_FROM)
     }
 
@@ -88,9 +89,10 @@ impl Calibration {
         self.class(class).fastest.factor().min(1.0)
     }
 
-    /// A job ended by itself, this long after its submission.
+    /// A job ended by itself, this long after its submission. A hold is known to the millisecond, so
+    /// it says nothing of how far off expectations are.
     pub fn note_end(&mut self, class: Priority, forecast: &Forecast, actual_ms: u64) {
-        let ratio = actual_ms.max(1) as f64 / forecast.expected_ms() as f64;
+        let ratio = ratio(forecast, actual_ms);
         if let Some(ratios) = self.ratios_mut(class, forecast) {
             ratios.p50.note(ratio);
             ratios.p90.note(ratio);
@@ -99,7 +101,7 @@ impl Calibration {
 
     /// A job could not end within this time; how long it would have taken is not known.
     pub fn note_at_least(&mut self, class: Priority, forecast: &Forecast, bound_ms: u64) {
-        let ratio = bound_ms.max(1) as f64 / forecast.expected_ms() as f64;
+        let ratio = ratio(forecast, bound_ms);
         if let Some(ratios) = self.ratios_mut(class, forecast) {
             ratios.p50.note_at_least(ratio);
             ratios.p90.note_at_least(ratio);
@@ -136,13 +138,17 @@ impl Calibration {
     }
 }
 
+fn ratio(forecast: &Forecast, actual_ms: u64) -> f64 {
+    actual_ms.saturating_sub(forecast.held_ms).max(1) as f64 / forecast.expected_ms() as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::estimate::Basis;
 
     fn forecast(wait_ms: u64) -> Forecast {
-        Forecast { wait_ms, service_ms: 1_000, basis: Basis::Exact, eta: Eta { p50: 0, p90: 0 } }
+        Forecast { held_ms: 0, wait_ms, service_ms: 1_000, basis: Basis::Exact, eta: Eta { p50: 0, p90: 0 } }
     }
 
     #[test]

@@ -26,7 +26,10 @@ const SAVED_EVERY_MS: u64 = 5_000;
 /// When a job was expected to end, as of its admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forecast {
-    /// Expected milliseconds until it is handed out.
+    /// Milliseconds for which it is not to be handed out, because a policy holds it.
+    #[serde(default)]
+    pub held_ms: u64,
+    /// Expected milliseconds from there until it is handed out.
     pub wait_ms: u64,
     /// Expected milliseconds from there to its end.
     pub service_ms: u64,
@@ -37,7 +40,7 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// Expected milliseconds from submission to end; at least 1.
+    /// Expected milliseconds from submission, or from the end of the hold, to the end; at least 1.
     pub fn expected_ms(&self) -> u64 {
         self.wait_ms.saturating_add(self.service_ms).max(1)
     }
@@ -47,7 +50,7 @@ impl Forecast {
 pub fn estimate_view(row: &JobRow) -> Option<EstimateView> {
     row.eta.as_ref().map(|forecast| EstimateView {
         eta_ms: forecast.eta,
-        wait_ms: forecast.wait_ms,
+        wait_ms: forecast.held_ms.saturating_add(forecast.wait_ms),
         service_ms: forecast.service_ms,
         basis: forecast.basis.as_str().to_owned(),
         actual_ms: row.ended_at.map(|at| at.since(row.submitted_at)),
