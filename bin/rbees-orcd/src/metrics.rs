@@ -1,5 +1,7 @@
 //! What is counted, with the names that dashboards and alerts use.
 
+mod decisions;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
@@ -18,6 +20,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use self::decisions::Decisions;
 
 /// One word that tells members of a family apart; its values are bounded by the code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -88,6 +92,8 @@ pub struct Figures {
     pub workers: Gauge,
     /// Job logs in memory.
     pub open_logs: Gauge,
+    /// What the brain decided.
+    pub decisions: Decisions,
 }
 
 impl fmt::Debug for Metrics {
@@ -120,6 +126,7 @@ impl Default for Metrics {
             running: Gauge::default(),
             workers: Gauge::default(),
             open_logs: Gauge::default(),
+            decisions: Decisions::default(),
         };
         figures.registry = figures.register();
         Self(Arc::new(figures))
@@ -171,6 +178,9 @@ impl Figures {
             self.queue_seconds.observe(seconds(end.queue_time_ms));
             self.prefill_seconds.observe(seconds(end.prefill_time_ms));
         }
+        if let TaskEvent::Error { code, .. } = last_event {
+            self.decisions.failed(*code);
+        }
     }
 
     /// How things stand.
@@ -202,6 +212,7 @@ impl Figures {
         all.register("queue_depth", "Jobs that wait", self.queue_depth.clone());
         all.register("running_jobs", "Jobs that a worker holds", self.running.clone());
         all.register("workers", "Workers that are not lost", self.workers.clone());
+        self.decisions.register(&mut all);
         all.register("open_job_logs", "Jobs whose events are in memory", self.open_logs.clone());
         for (name, help, histogram) in [
             ("commit", "Duration of a transaction", &self.commit_seconds),

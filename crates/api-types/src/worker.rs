@@ -364,6 +364,13 @@ pub struct WorkerView {
     /// Milliseconds until it is unloaded if no job comes; absent when it is not going to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unload_in_ms: Option<u64>,
+    /// How often it sent what is not the protocol since it registered.
+    #[serde(default)]
+    pub protocol_errors: u32,
+    /// Milliseconds for which it gets no new job, because it broke the protocol too often; absent when
+    /// it is not quarantined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined_ms: Option<u64>,
 }
 
 /// What the orchestrator thinks of a worker.

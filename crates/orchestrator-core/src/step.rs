@@ -302,6 +302,15 @@ pub enum Notice {
         /// Where and why.
         failure: PolicyFailure,
     },
+    /// A worker sent what is not the protocol.
+    ProtocolBroken {
+        /// The worker.
+        worker_id: WorkerId,
+        /// How often it has done so, this time included.
+        errors: u32,
+        /// Milliseconds for which it gets no new job, when it was once too often.
+        quarantine_ms: Option<u64>,
+    },
     /// A worker is being made, has come or will not come.
     Spawn {
         /// The pool.

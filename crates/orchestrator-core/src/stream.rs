@@ -11,7 +11,7 @@ use crate::orchestrator::Orchestrator;
 use crate::place::open_stream;
 use crate::retry::Failure;
 use crate::settings::LeaseSettings;
-use crate::step::Action;
+use crate::step::{Action, Notice};
 use crate::time::Time;
 use crate::turn::Turn;
 
@@ -158,6 +158,12 @@ impl Orchestrator {
     fn protocol_error(&mut self, run: &RunKey, turn: &mut Turn) {
         if let Some(worker) = self.registry.get_mut(&run.worker_id) {
             worker.break_protocol(&self.settings, turn.now);
+            turn.act(Action::Notify(Notice::ProtocolBroken {
+                worker_id: run.worker_id.clone(),
+                errors: worker.protocol_errors,
+                quarantine_ms: worker.quarantined_until.map(|until| until.since(turn.now)),
+            }));
+            turn.workers_touched.insert(run.worker_id.clone());
         }
         let message = format!("The worker `{}` sent what is not the protocol.", run.worker_id);
         self.give_up_run(run, ErrorDetail::new(ErrorCode::WorkerProtocolError, message), turn);

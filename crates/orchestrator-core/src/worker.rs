@@ -249,6 +249,8 @@ impl Worker {
             pinned: crate::supply::is_pinned(&self.row.facts, &settings.supply),
             idle_ms: self.idle_since.map(|since| now.since(since)),
             unload_in_ms: self.unload_at.map(|at| at.since(now)),
+            protocol_errors: self.protocol_errors,
+            quarantined_ms: self.quarantined_until.filter(|until| *until > now).map(|until| until.since(now)),
         }
     }
 }

@@ -12,7 +12,7 @@ mod world;
 use api_types::task::TaskStatus;
 use api_types::worker::{WorkerState, WorkerStatus};
 use api_types::{ErrorCode, ErrorDetail};
-use orchestrator_core::{Action, Answer, BrokenCause, Event, Run};
+use orchestrator_core::{Action, Answer, BrokenCause, Event, Notice, Run};
 use world::{World, acts, answer, facts, instance, job, opened, run, worker};
 
 fn broken(
@@ -177,7 +177,17 @@ fn three_protocol_errors_quarantine_a_worker() {
         world.submit(n);
         let step = world.event(Event::StreamBroken { run: run(n, 1, "w1", 1), cause: BrokenCause::Protocol });
         assert!(acts(&step).iter().any(|act| matches!(act, Action::StopRun { .. })));
+        let told = step.actions.iter().find_map(|action| match action {
+            Action::Notify(Notice::ProtocolBroken { errors, quarantine_ms, .. }) => {
+                Some((*errors, *quarantine_ms))
+            }
+            _ => None,
+        });
+        let errors = u32::try_from(n).expect("small");
+        assert_eq!(told, Some((errors, (n == 3).then_some(300_000))));
     }
+    let view = world.brain.workers(world.now).pop().expect("one");
+    assert_eq!((view.protocol_errors, view.quarantined_ms), (3, Some(300_000)));
     world.beat("w1", vec![]);
     world.pass(2_000);
     assert_eq!(world.status(1), TaskStatus::Queued);

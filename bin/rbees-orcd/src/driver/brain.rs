@@ -358,6 +358,7 @@ impl Brain {
                 }
             }
             Action::OpenStream(open) => {
+                self.actions.metrics.decisions.handed_out(&open);
                 let request = self.request(open.run.job_id)?;
                 let row = self.orchestrator.job_row(open.run.job_id);
                 self.actions.open_stream(open, request, row);
@@ -415,10 +416,22 @@ impl Brain {
     }
 
     fn notify(&self, notice: Notice) {
+        self.actions.metrics.decisions.noticed(&notice);
         match &notice {
             Notice::PolicyFailed { name, failure } => {
                 self.actions.metrics.policy_failed(failure.hook);
                 tracing::warn!(code = "POLICY_FAILED", policy = name, "{failure}");
+            }
+            Notice::ProtocolBroken { worker_id, errors, quarantine_ms: Some(ms) } => {
+                tracing::warn!(
+                    code = "WORKER_QUARANTINED", %worker_id, errors, quarantine_ms = ms,
+                    "a worker broke the protocol too often and gets no new job for now"
+                );
+            }
+            Notice::ProtocolBroken { worker_id, errors, quarantine_ms: None } => {
+                tracing::warn!(
+                    code = "WORKER_PROTOCOL_ERROR", %worker_id, errors, "a worker sent what is not the protocol"
+                );
             }
             Notice::StaleDropped { kind } => self.actions.metrics.stale(kind),
             Notice::Job { job_id, status, .. } if status.is_terminal() => {

@@ -118,6 +118,11 @@ fn encode(notice: &Notice) -> Bytes {
             &json!({ "type": "policy_failed", "name": name, "hook": failure.hook,
                 "message": failure.to_string() }),
         ),
+        Notice::ProtocolBroken { worker_id, errors, quarantine_ms } => frame(
+            "protocol_broken",
+            &json!({ "type": "protocol_broken", "worker_id": worker_id, "errors": errors,
+                "quarantine_ms": quarantine_ms }),
+        ),
         Notice::Spawn { pool_id, worker_id, model, phase, error } => {
             let phase = match phase {
                 SpawnPhase::Started => "started",

@@ -72,8 +72,10 @@ pub async fn readyz(State(app): State<App>) -> Response {
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String)))]
 pub async fn metrics(State(app): State<App>) -> Response {
     // Without an answer the gauges keep their last values; the counters are right in any case.
-    if let Ok(counts) = app.driver.read(|brain, now| brain.health(now)).await {
+    if let Ok((counts, policies)) = app.driver.read(|brain, now| (brain.health(now), brain.policies())).await
+    {
         app.metrics.standing(&counts, app.subscribers.len());
+        app.metrics.decisions.shadow(&policies);
     }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], app.metrics.render()).into_response()

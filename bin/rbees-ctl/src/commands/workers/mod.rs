@@ -123,6 +123,7 @@ fn details(worker: &WorkerView) -> Table {
             ),
         ),
         ("kept", kept(worker)),
+        ("protocol errors", worker.protocol_errors.to_string()),
         ("capabilities", facts.capabilities.join(", ")),
         ("engine", facts.engine.clone()),
         ("version", facts.version.clone()),
@@ -147,8 +148,12 @@ pub fn kept(worker: &WorkerView) -> String {
 }
 
 fn state(worker: &WorkerView) -> String {
-    serde_json::to_value(worker.state)
+    let word = serde_json::to_value(worker.state)
         .ok()
         .and_then(|word| word.as_str().map(str::to_owned))
-        .unwrap_or_default()
+        .unwrap_or_default();
+    match worker.quarantined_ms.map(std::time::Duration::from_millis) {
+        None => word,
+        Some(left) => format!("{word}, quarantined for {}", human_duration(left)),
+    }
 }
