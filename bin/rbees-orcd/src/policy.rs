@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use orchestrator_core::policy::PolicyText;
+use policy_script::check::{check, in_words};
 use policy_script::limits::{SOURCE_BYTES, WATCHDOG_MS};
 use policy_script::{Language, Watch};
 use sha2::{Digest, Sha256};
@@ -27,7 +28,7 @@ pub fn text(name: &str, source: &str) -> PolicyText {
     PolicyText { name: name.to_owned(), source: Some(source.into()), sha256 }
 }
 
-/// The policy of a file, named after it.
+/// The policy of a file, named after it, if it passes its check on made-up workers.
 ///
 /// # Errors
 /// What is wrong with the file or the script, with its place.
@@ -39,9 +40,9 @@ pub fn read(path: &Path) -> Result<PolicyText, String> {
     }
     let source = std::fs::read_to_string(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
     let name = path.file_stem().map_or_else(|| "policy".into(), |stem| stem.to_string_lossy());
-    match Language::default().compile(&name, &source) {
-        Ok(_) => Ok(text(&name, &source)),
-        Err(failure) => Err(format!("{shown}: {failure}")),
+    match check(&name, &source, &[]).errors.first() {
+        None => Ok(text(&name, &source)),
+        Some(error) => Err(format!("{shown}: {}", in_words(error))),
     }
 }
 

@@ -72,12 +72,29 @@ pub struct PolicyReport {
     /// The last of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<PolicyError>,
-    /// Answers where the live one fails, and comes back with a rollback.
+    /// Answers where the live one fails, and comes back with a rollback: the latest before it that
+    /// never failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_good: Option<PolicyView>,
+    /// Was live until it failed too often; `live` took its place by itself. Absent once a policy is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demoted: Option<DemotedPolicy>,
     /// Decides beside the live one, without effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<ShadowReport>,
+}
+
+/// A policy that failed too often.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DemotedPolicy {
+    /// The policy.
+    pub policy: PolicyView,
+    /// Its failures by hook while it was live; empty after a restart of the orchestrator.
+    pub failures: BTreeMap<String, u64>,
+    /// The last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<PolicyError>,
 }
 
 /// How a shadow policy would have decided.
@@ -86,6 +103,9 @@ pub struct PolicyReport {
 pub struct ShadowReport {
     /// The shadow.
     pub policy: PolicyView,
+    /// Whether it failed too often and is asked no more.
+    #[serde(default)]
+    pub stopped: bool,
     /// Decisions that both made, by hook.
     pub compared: BTreeMap<String, u64>,
     /// Those that would have differed, by hook.

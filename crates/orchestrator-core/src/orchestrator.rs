@@ -14,7 +14,7 @@ use crate::event::Event;
 use crate::job::Job;
 use crate::live::Live;
 use crate::model::Catalogs;
-use crate::policy::{NoScripts, PolicySlot, PolicyStanding, Scripts};
+use crate::policy::{Failed, NoScripts, PolicySlot, PolicyStanding, Scripts};
 use crate::prefix::PrefixIndex;
 use crate::queue::Queue;
 use crate::quota::Tenants;
@@ -24,7 +24,7 @@ use crate::retry::Budget;
 use crate::row::{PoolRow, Rows};
 use crate::session::Sessions;
 use crate::settings::Settings;
-use crate::step::{Action, Answer, Notice, Step};
+use crate::step::{Action, Answer, Notice, Step, Write};
 use crate::supply::Supply;
 use crate::time::Time;
 use crate::turn::{Submitted, Turn};
@@ -225,14 +225,18 @@ impl Orchestrator {
         turn.step
     }
 
-    /// Adds up what policies did, and tells watchers of failures.
+    /// Adds up what policies did, and tells watchers of failures. What decides from now on is on disk
+    /// with this step.
     fn note_policies(&mut self, turn: &mut Turn) {
         let mut log = std::mem::take(&mut turn.policy);
         turn.step.interrupted = std::mem::take(&mut log.interrupted);
-        for (name, failure) in &log.failures {
+        for Failed { name, failure, .. } in &log.failures {
             turn.act(Action::Notify(Notice::PolicyFailed { name: name.clone(), failure: failure.clone() }));
         }
-        self.policy.take_log(log);
+        if let Some(demotion) = self.policy.take_log(log) {
+            turn.write(Write::PutPolicies(self.policy.rows()));
+            turn.act(Action::Notify(Notice::PolicyDemoted(demotion)));
+        }
     }
 
     fn set_alarms(&mut self, turn: &Turn) {

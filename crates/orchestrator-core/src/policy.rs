@@ -3,8 +3,10 @@
 //! A policy has five hooks. Read-only facts go in; a number, a yes or no, or a reason comes out. It
 //! never names a worker and never sees one that could not run the job, so a bad policy can be slow or
 //! silly but never unsafe. A hook that fails is counted and shown, and the next policy in line
-//! answers in its place: the last good one, then the built-in one, which cannot fail.
+//! answers in its place: the last good one, then the built-in one, which cannot fail. A policy that
+//! fails too often is taken out of force.
 
+mod breaker;
 mod builtin;
 mod facts;
 mod failure;
@@ -15,13 +17,14 @@ mod slot;
 
 use std::fmt::Debug;
 
+pub use breaker::Outcomes;
 pub use builtin::LeastLoaded;
 pub use facts::{FailureFacts, Hour, JobFacts, Label, Labels, QueueFacts, WorkerLoad};
 pub use failure::{FailureKind, Hook, PolicyFailure};
 pub use loaded::{NoScripts, PolicyText, Scripts};
-pub use log::{Difference, PolicyLog, Shadowed, Tally};
+pub use log::{Difference, Failed, PolicyLog, Shadowed, Tally};
 pub use sample::SampleWorker;
-pub use slot::{NoSuchPolicy, PolicyChange, PolicyRows, PolicySlot, PolicyStanding};
+pub use slot::{Demotion, NoSuchPolicy, PolicyChange, PolicyRows, PolicySlot, PolicyStanding};
 
 /// Workers that one placement shows to a policy at most: the best ones by the built-in order.
 pub const MAX_SCORED: usize = 32;

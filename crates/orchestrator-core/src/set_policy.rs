@@ -85,7 +85,7 @@ fn no_such_policy(missing: NoSuchPolicy) -> ErrorDetail {
             ("No shadow policy is set, so there is none to promote.", "`rbees policy shadow FILE` sets one.")
         }
         NoSuchPolicy::LastGood => (
-            "There was no policy before this one, so there is none to go back to.",
+            "There is no good policy before this one, so there is none to go back to.",
             "`rbees policy set FILE` sets one.",
         ),
     };

@@ -8,7 +8,7 @@ use api_types::{Attempt, Incarnation, JobId, PoolId, PrefixChain, SessionId, Ten
 
 use crate::estimate::Estimates;
 use crate::event::{RequestId, Run, RunKey};
-use crate::policy::{PolicyFailure, PolicyRows};
+use crate::policy::{Demotion, PolicyFailure, PolicyRows};
 use crate::row::{JobRow, PoolRow, SessionRow, SpawnRow, WorkerRow};
 
 /// What one event led to.
@@ -302,6 +302,8 @@ pub enum Notice {
         /// Where and why.
         failure: PolicyFailure,
     },
+    /// The live policy failed too often, and another decides from now on.
+    PolicyDemoted(Demotion),
     /// A worker sent what is not the protocol.
     ProtocolBroken {
         /// The worker.

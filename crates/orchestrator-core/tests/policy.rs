@@ -11,13 +11,14 @@ mod world;
 
 use std::sync::Arc;
 
+use api_types::StopReason;
 use api_types::error::ErrorCode;
 use api_types::task::{Priority, TaskStatus};
 use orchestrator_core::policy::{
     Admission, Again, FailureFacts, FailureKind, Hook, JobFacts, Policy, PolicyChange, PolicyFailure,
     PolicyText, QueueFacts, Score, Scripts, WorkerLoad,
 };
-use orchestrator_core::{Action, Answer, BrokenCause, Event, Notice, Orchestrator, Submission};
+use orchestrator_core::{Action, Answer, BrokenCause, Event, Notice, Orchestrator, RunKey, Submission};
 use world::{World, answer, job, opened, run, submission, worker};
 
 /// Policies by name, as a language would make them.
@@ -127,6 +128,77 @@ fn when_the_live_policy_fails_the_last_good_one_decides_and_the_failure_is_told(
     let standing = world.brain.policies();
     assert_eq!(standing.live.failures.get(&Hook::Score), Some(&1));
     assert_eq!(standing.live.last_failure.map(|f| f.position), Some(Some((1, 2))));
+}
+
+#[test]
+fn the_last_good_policy_is_the_latest_that_never_failed() {
+    let mut world = world();
+    let other = PolicyText { name: "broken".into(), ..text("other") };
+    change(&mut world, PolicyChange::Live(text("fullest")));
+    change(&mut world, PolicyChange::Live(text("broken")));
+    assert_eq!(picked(&mut world, 1), Some("w1".to_owned()));
+    change(&mut world, PolicyChange::Live(other));
+    assert_eq!(world.policies.last_good, Some(text("fullest")), "what failed is not good");
+    end(&mut world, run(1, 1, "w1", 1));
+    assert_eq!(
+        picked(&mut world, 2),
+        Some("w1".to_owned()),
+        "the good one answers for the second broken one"
+    );
+    assert_eq!(change(&mut world, PolicyChange::Rollback), Answer::Done);
+    assert_eq!((&world.policies.live, &world.policies.last_good), (&text("fullest"), &None));
+}
+
+/// Lets a run end.
+fn end(world: &mut World, run: RunKey) {
+    let end = world::end(1, StopReason::Eos);
+    world.event(Event::StreamEnded { run, end });
+}
+
+/// Submits jobs and ends each at once, until a policy is demoted. How many there were.
+fn jobs_until_demoted(world: &mut World, most: u128) -> Option<u128> {
+    (1..=most).find(|n| {
+        let step = world.submit(*n);
+        opened(&step).into_iter().for_each(|run| end(world, run));
+        for name in ["w1", "w22"] {
+            world.beat(name, vec![]);
+        }
+        step.actions.iter().any(|action| matches!(action, Action::Notify(Notice::PolicyDemoted(_))))
+    })
+}
+
+#[test]
+fn a_policy_that_keeps_failing_gives_way_to_the_last_good_one_and_that_is_told_once() {
+    let mut world = world();
+    change(&mut world, PolicyChange::Live(text("fullest")));
+    change(&mut world, PolicyChange::Live(text("broken")));
+    assert_eq!(jobs_until_demoted(&mut world, 50), Some(10));
+    let standing = world.brain.policies();
+    assert_eq!(world.policies, standing.rows, "it is on disk");
+    let rows = &standing.rows;
+    assert_eq!(
+        (&rows.live, &rows.last_good, &rows.demoted),
+        (&text("fullest"), &None, &Some(text("broken")))
+    );
+    assert_eq!(standing.demoted.failures.get(&Hook::Score), Some(&10));
+    assert_eq!(standing.live.last_failure, None);
+    assert_eq!(jobs_until_demoted(&mut world, 50), None, "it is asked no more");
+    world.restart();
+    assert_eq!(world.brain.policies().rows.demoted, Some(text("broken")));
+    change(&mut world, PolicyChange::Live(text("emptiest")));
+    assert_eq!(world.policies.demoted, None);
+}
+
+#[test]
+fn a_shadow_that_keeps_failing_is_asked_no_more() {
+    let mut world = world();
+    change(&mut world, PolicyChange::Shadow(Some(text("broken"))));
+    assert_eq!(jobs_until_demoted(&mut world, 30), None, "the live one does not fail");
+    let standing = world.brain.policies();
+    assert!(standing.shadow_stopped);
+    assert_eq!(standing.shadow.failures.get(&Hook::Score), Some(&10));
+    change(&mut world, PolicyChange::Shadow(Some(text("fullest"))));
+    assert!(!world.brain.policies().shadow_stopped);
 }
 
 #[test]

@@ -51,6 +51,17 @@ pub fn error_view(failure: &PolicyFailure) -> PolicyError {
     }
 }
 
+/// A failure in one line: `score, line 3:7: limit of operations: more than ...`.
+pub fn in_words(error: &PolicyError) -> String {
+    let hook = error.hook.as_deref().unwrap_or("script");
+    let place = match (error.line, error.column) {
+        (Some(line), Some(column)) => format!(", line {line}:{column}"),
+        _ => String::new(),
+    };
+    let limit = error.limit.as_ref().map(|limit| format!("limit of {limit}: ")).unwrap_or_default();
+    format!("{hook}{place}: {limit}{}", error.message)
+}
+
 struct Trial<'a> {
     policy: &'a dyn Policy,
     hooks: Vec<(Hook, HookCheck)>,

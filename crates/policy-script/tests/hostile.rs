@@ -197,7 +197,7 @@ fn behind_every_hostile_script_the_last_good_policy_decides() {
         let rows = PolicyRows {
             live: text(what, &source),
             last_good: Some(text("good", "fn score(job, worker) { 10 - worker.slots_free }")),
-            shadow: None,
+            ..PolicyRows::default()
         };
         let slot = PolicySlot::new(rows, std::sync::Arc::clone(&language) as _);
         let mut log = PolicyLog::default();

@@ -422,6 +422,16 @@ impl Brain {
                 self.actions.metrics.policy_failed(failure.hook);
                 tracing::warn!(code = "POLICY_FAILED", policy = name, "{failure}");
             }
+            Notice::PolicyDemoted(demotion) => {
+                let failure = demotion.last_failure.as_ref().map(ToString::to_string);
+                tracing::warn!(
+                    code = "POLICY_DEMOTED",
+                    policy = demotion.name,
+                    in_place = demotion.in_place,
+                    failure,
+                    "the policy failed too often; another decides now"
+                );
+            }
             Notice::ProtocolBroken { worker_id, errors, quarantine_ms: Some(ms) } => {
                 tracing::warn!(
                     code = "WORKER_QUARANTINED", %worker_id, errors, quarantine_ms = ms,

@@ -118,6 +118,11 @@ fn encode(notice: &Notice) -> Bytes {
             &json!({ "type": "policy_failed", "name": name, "hook": failure.hook,
                 "message": failure.to_string() }),
         ),
+        Notice::PolicyDemoted(demotion) => frame(
+            "policy_demoted",
+            &json!({ "type": "policy_demoted", "name": demotion.name, "in_place": demotion.in_place,
+                "message": demotion.last_failure.as_ref().map(ToString::to_string) }),
+        ),
         Notice::ProtocolBroken { worker_id, errors, quarantine_ms } => frame(
             "protocol_broken",
             &json!({ "type": "protocol_broken", "worker_id": worker_id, "errors": errors,

@@ -27,6 +27,8 @@ pub struct Decisions {
     spawns: Family<Label, Counter>,
     /// Workers taken away: `idle`, `evicted` or `swapped`.
     unloads: Family<Label, Counter>,
+    /// Policies that failed too often and were taken out of force.
+    policy_demotions: Counter,
     /// Decisions that the present shadow and the live policy both made, by hook.
     shadow_compared: Family<Label, Gauge>,
     /// Those that would have differed.
@@ -74,6 +76,7 @@ impl Decisions {
                     UnloadCause::Swapped => "swapped",
                 },
             ),
+            Notice::PolicyDemoted(_) => drop(self.policy_demotions.inc()),
             Notice::PolicyFailed { .. }
             | Notice::Job { .. }
             | Notice::Worker { .. }
@@ -107,6 +110,7 @@ impl Decisions {
         all.register("quarantines", "Times a worker did so once too often", self.quarantines.clone());
         all.register("spawns", "Workers on demand, by how far they came", self.spawns.clone());
         all.register("unloads", "Workers taken away, by why", self.unloads.clone());
+        all.register("policy_demotions", "Policies that failed too often", self.policy_demotions.clone());
         for (name, help, gauges) in [
             ("shadow_compared", "Decisions of the shadow, by hook", &self.shadow_compared),
             ("shadow_differed", "Those unlike the live policy's", &self.shadow_differed),
@@ -159,6 +163,8 @@ mod tests {
             rows: PolicyRows { shadow: shadow.then(PolicyText::built_in), ..PolicyRows::default() },
             live: Tally::default(),
             shadow: Tally { differed: [(Hook::Score, 4)].into(), ..Tally::default() },
+            shadow_stopped: false,
+            demoted: Tally::default(),
         }
     }
 

@@ -8,12 +8,17 @@ use super::StoreError;
 const LIVE: &str = "live";
 const LAST_GOOD: &str = "last_good";
 const SHADOW: &str = "shadow";
+const DEMOTED: &str = "demoted";
 
 /// Writes all of them.
 pub(super) fn put(transaction: &Transaction<'_>, rows: &PolicyRows) -> Result<(), StoreError> {
     transaction.execute("DELETE FROM policies", ())?;
-    let parts =
-        [(LIVE, Some(&rows.live)), (LAST_GOOD, rows.last_good.as_ref()), (SHADOW, rows.shadow.as_ref())];
+    let parts = [
+        (LIVE, Some(&rows.live)),
+        (LAST_GOOD, rows.last_good.as_ref()),
+        (SHADOW, rows.shadow.as_ref()),
+        (DEMOTED, rows.demoted.as_ref()),
+    ];
     for (part, text) in parts {
         let Some(text) = text else { continue };
         transaction
@@ -29,6 +34,7 @@ pub(super) fn load(connection: &Connection) -> Result<PolicyRows, StoreError> {
         live: part(connection, LIVE)?.unwrap_or_else(PolicyText::built_in),
         last_good: part(connection, LAST_GOOD)?,
         shadow: part(connection, SHADOW)?,
+        demoted: part(connection, DEMOTED)?,
     })
 }
 

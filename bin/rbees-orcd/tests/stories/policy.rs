@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::daemon::{Daemon, answer};
+use crate::daemon::{Daemon, answer, until};
+use crate::worker::Worker;
 
 const FULLEST: &str = "fn score(job, worker) { 100 - worker.slots_free }";
 
@@ -38,6 +39,47 @@ async fn a_script_that_does_not_compile_changes_nothing_and_says_where() {
     assert_eq!(refused["error"]["details"]["line"], 3, "{refused}");
     let (_, shown) = daemon.get("/v2/policy").await;
     assert_eq!(shown["live"]["name"], "fullest");
+}
+
+#[tokio::test]
+async fn a_script_that_fails_when_it_is_tried_is_not_set() {
+    let daemon = Daemon::start().await;
+    let endless = put("endless", "fn score(job, worker) { loop { } }");
+    for (path, body) in [("/v2/policy", endless.clone()), ("/v2/policy/shadow", json!({ "policy": endless }))]
+    {
+        let (status, refused) = put_to(&daemon, path, body).await;
+        assert_eq!((status, &refused["error"]["code"]), (422, &json!("SCRIPT_ERROR")), "{path}: {refused}");
+        assert_eq!(refused["error"]["details"]["limit"], "operations", "{refused}");
+    }
+    let (_, shown) = daemon.get("/v2/policy").await;
+    assert_eq!((&shown["live"]["name"], shown.get("shadow")), (&json!("default"), None), "{shown}");
+}
+
+/// Passes its check, where prompts are long, and fails at every job of the test.
+const FAILS_LATER: &str = "fn score(job, worker) { if job.prompt_bytes < 100 { throw \"no\"; } 1 }";
+
+#[tokio::test]
+async fn a_policy_that_keeps_failing_is_taken_out_of_force_and_shown() {
+    let daemon = Daemon::start().await;
+    let _worker = Worker::start(&daemon.url(""), &["a"]).await;
+    let (status, set) = put_to(&daemon, "/v2/policy", put("later", FAILS_LATER)).await;
+    assert_eq!(status, 200, "{set}");
+    for n in 0..10 {
+        daemon.submit(json!({ "prompt": format!("job {n}"), "max_tokens": 1 })).await;
+    }
+    let shown = until("the policy is demoted", || async {
+        let (_, shown) = daemon.get("/v2/policy").await;
+        shown.get("demoted").is_some().then_some(shown)
+    })
+    .await;
+    assert_eq!(
+        (&shown["live"]["name"], &shown["demoted"]["policy"]["name"]),
+        (&json!("default"), &json!("later"))
+    );
+    assert_eq!(shown["demoted"]["last_failure"]["hook"], "score", "{shown}");
+    let metrics = daemon.get("/metrics").await.1;
+    let metrics = metrics.as_str().expect("text");
+    assert!(metrics.contains("rbees_orcd_policy_demotions_total 1"), "{metrics}");
 }
 
 #[tokio::test]

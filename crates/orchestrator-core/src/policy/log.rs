@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::breaker::Outcomes;
 use super::failure::{FailureKind, Hook, PolicyFailure};
 
 /// Differences between live and shadow that are kept as examples.
@@ -16,12 +17,27 @@ pub struct PolicyLog {
     pub(super) asked: u32,
     /// Which of them, by number from 0, the watchdog cut short.
     pub interrupted: Vec<u32>,
-    /// Failures of the live policy or the last good one, with the name of who failed.
-    pub failures: Vec<(String, PolicyFailure)>,
+    /// Failures of the live policy or the last good one.
+    pub failures: Vec<Failed>,
+    /// How the live policy did.
+    pub(super) live: Outcomes,
     /// What the shadow would have said.
     pub shadowed: Vec<Shadowed>,
     /// Failures of the shadow.
     pub shadow_failures: Vec<PolicyFailure>,
+    /// How the shadow did.
+    pub(super) shadow: Outcomes,
+}
+
+/// A question that a policy in force gave no answer to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// The policy.
+    pub name: String,
+    /// Whether it was the live one; else it was the last good one.
+    pub live: bool,
+    /// Where and why.
+    pub failure: PolicyFailure,
 }
 
 /// One decision beside which the shadow decided.
@@ -53,12 +69,18 @@ impl PolicyLog {
         number
     }
 
-    /// Notes a failure of the policy called `name` at question `number`.
-    pub(super) fn fail(&mut self, name: &str, number: u32, failure: PolicyFailure) {
-        if failure.kind == FailureKind::Interrupted {
+    /// Notes a failure at question `number`.
+    pub(super) fn fail(&mut self, number: u32, failed: Failed) {
+        if failed.failure.kind == FailureKind::Interrupted {
             self.interrupted.push(number);
         }
-        self.failures.push((name.to_owned(), failure));
+        self.failures.push(failed);
+    }
+
+    /// Notes that the shadow gave no answer.
+    pub(super) fn shadow_failed(&mut self, hook: Hook, failure: PolicyFailure) {
+        self.shadow.note(hook, false);
+        self.shadow_failures.push(failure);
     }
 
     /// Notes what the shadow said beside the live policy.

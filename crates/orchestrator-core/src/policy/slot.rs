@@ -1,27 +1,31 @@
 //! The policies in force: the live one, the last good one behind it, and a shadow beside it.
+//!
+//! The last good one is the latest that never failed while it was live: what failed and is replaced
+//! does not take its place. A live policy that fails too often gives way to it by itself.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::breaker::Breaker;
 use super::builtin::LeastLoaded;
 use super::facts::{FailureFacts, JobFacts, QueueFacts, WorkerLoad};
 use super::failure::{FailureKind, Hook, PolicyFailure};
 use super::loaded::{Loaded, NoScripts, PolicyText, Scripts};
-use super::log::{PolicyLog, Tally};
+use super::log::{Failed, PolicyLog, Tally};
 use super::{Admission, Again, Policy, Score};
 
 /// A change of the policies in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PolicyChange {
-    /// This one decides from now on; the one before becomes the last good one.
+    /// This one decides from now on; the one before becomes the last good one if it never failed.
     Live(PolicyText),
     /// This one decides beside the live one, without effect; `None` ends that.
     Shadow(Option<PolicyText>),
     /// The shadow becomes the live one.
     Promote,
-    /// The last good one becomes the live one again, and the other way round.
+    /// The last good one becomes the live one again, and the other way round if that never failed.
     Rollback,
 }
 
@@ -30,7 +34,7 @@ pub enum PolicyChange {
 pub enum NoSuchPolicy {
     /// There is no shadow to promote.
     Shadow,
-    /// There was no policy before the live one.
+    /// There is no good policy behind the live one.
     LastGood,
 }
 
@@ -43,11 +47,13 @@ pub struct PolicyRows {
     pub last_good: Option<PolicyText>,
     /// Decides beside the live one.
     pub shadow: Option<PolicyText>,
+    /// Was live and failed too often; nobody has set another since.
+    pub demoted: Option<PolicyText>,
 }
 
 impl Default for PolicyRows {
     fn default() -> Self {
-        Self { live: PolicyText::built_in(), last_good: None, shadow: None }
+        Self { live: PolicyText::built_in(), last_good: None, shadow: None, demoted: None }
     }
 }
 
@@ -60,6 +66,21 @@ pub struct PolicyStanding {
     pub live: Tally,
     /// Sums of the shadow since then.
     pub shadow: Tally,
+    /// Whether the shadow failed too often and is asked no more.
+    pub shadow_stopped: bool,
+    /// Sums of the demoted one while it was live; empty after a restart.
+    pub demoted: Tally,
+}
+
+/// A live policy failed too often and gave way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Demotion {
+    /// The one that failed.
+    pub name: String,
+    /// The one that decides now.
+    pub in_place: String,
+    /// Its last failure.
+    pub last_failure: Option<PolicyFailure>,
 }
 
 /// The policies in force. Asks the live one, and behind it whoever can answer.
@@ -69,7 +90,11 @@ pub struct PolicySlot {
     last_good: Option<Loaded>,
     shadow: Option<Loaded>,
     live_tally: Tally,
+    live_breaker: Breaker,
     shadow_tally: Tally,
+    shadow_breaker: Breaker,
+    /// The policy that failed too often, with its sums.
+    demoted: Option<(PolicyText, Tally)>,
     /// Questions of the coming turn that are to end as if the watchdog had cut them, by number.
     #[serde(skip)]
     cut: Vec<u32>,
@@ -90,7 +115,10 @@ impl PolicySlot {
             last_good: rows.last_good.map(load),
             shadow: rows.shadow.map(load),
             live_tally: Tally::default(),
+            live_breaker: Breaker::default(),
             shadow_tally: Tally::default(),
+            shadow_breaker: Breaker::default(),
+            demoted: rows.demoted.map(|text| (text, Tally::default())),
             cut: Vec::new(),
             scripts,
         }
@@ -107,7 +135,13 @@ impl PolicySlot {
 
     /// The policies and their sums.
     pub fn standing(&self) -> PolicyStanding {
-        PolicyStanding { rows: self.rows(), live: self.live_tally.clone(), shadow: self.shadow_tally.clone() }
+        PolicyStanding {
+            rows: self.rows(),
+            live: self.live_tally.clone(),
+            shadow: self.shadow_tally.clone(),
+            shadow_stopped: self.shadow_breaker.is_out(),
+            demoted: self.demoted.as_ref().map(|(_, tally)| tally.clone()).unwrap_or_default(),
+        }
     }
 
     /// What is kept on disk.
@@ -117,6 +151,7 @@ impl PolicySlot {
             live: text(&self.live),
             last_good: self.last_good.as_ref().map(text),
             shadow: self.shadow.as_ref().map(text),
+            demoted: self.demoted.as_ref().map(|(text, _)| text.clone()),
         }
     }
 
@@ -146,12 +181,12 @@ impl PolicySlot {
         match change {
             PolicyChange::Live(text) => self.set_live(Loaded::new(text, &*self.scripts)),
             PolicyChange::Shadow(text) => {
-                self.shadow = text.map(|text| Loaded::new(text, &*self.scripts));
-                self.shadow_tally = Tally::default();
+                let shadow = text.map(|text| Loaded::new(text, &*self.scripts));
+                self.set_shadow(shadow);
             }
             PolicyChange::Promote => {
                 let shadow = self.shadow.take().ok_or(NoSuchPolicy::Shadow)?;
-                self.shadow_tally = Tally::default();
+                self.set_shadow(None);
                 self.set_live(shadow);
             }
             PolicyChange::Rollback => {
@@ -163,10 +198,41 @@ impl PolicySlot {
     }
 
     fn set_live(&mut self, loaded: Loaded) {
-        self.live_tally = Tally::default();
-        if loaded.text != self.live.text {
-            self.last_good = Some(std::mem::replace(&mut self.live, loaded));
+        let tally = std::mem::take(&mut self.live_tally);
+        self.live_breaker = Breaker::default();
+        self.demoted = None;
+        if loaded.text == self.live.text {
+            return;
         }
+        let outgoing = std::mem::replace(&mut self.live, loaded);
+        if tally.last_failure.is_none() {
+            self.last_good = Some(outgoing);
+        }
+    }
+
+    fn set_shadow(&mut self, shadow: Option<Loaded>) {
+        self.shadow = shadow;
+        self.shadow_tally = Tally::default();
+        self.shadow_breaker = Breaker::default();
+    }
+
+    /// Puts the last good policy, or else the built-in one, in the place of a live one that failed too
+    /// often.
+    fn demote(&mut self) -> Option<Demotion> {
+        if !self.live_breaker.is_out() {
+            return None;
+        }
+        let next = self.last_good.take().unwrap_or_default();
+        let failed = std::mem::replace(&mut self.live, next);
+        let tally = std::mem::take(&mut self.live_tally);
+        self.live_breaker = Breaker::default();
+        let demotion = Demotion {
+            name: failed.text.name.clone(),
+            in_place: self.live.text.name.clone(),
+            last_failure: tally.last_failure.clone(),
+        };
+        self.demoted = Some((failed.text, tally));
+        Some(demotion)
     }
 
     /// Cuts questions of the next turn as the watchdog did when the turn was recorded, so that a
@@ -175,11 +241,13 @@ impl PolicySlot {
         self.cut = interrupted;
     }
 
-    /// Adds up what a turn noted.
-    pub fn take_log(&mut self, log: PolicyLog) {
+    /// Adds up what a turn noted. Some: the live policy failed too often with it, and another is live
+    /// from the next turn on.
+    #[must_use]
+    pub fn take_log(&mut self, log: PolicyLog) -> Option<Demotion> {
         self.cut.clear();
-        for (_, failure) in log.failures {
-            self.live_tally.fail(failure);
+        for failed in log.failures.into_iter().filter(|failed| failed.live) {
+            self.live_tally.fail(failed.failure);
         }
         for shadowed in log.shadowed {
             self.shadow_tally.compare(shadowed);
@@ -187,6 +255,9 @@ impl PolicySlot {
         for failure in log.shadow_failures {
             self.shadow_tally.fail(failure);
         }
+        self.live_breaker.take(&log.live);
+        self.shadow_breaker.take(&log.shadow);
+        self.demote()
     }
 
     /// Whether a new job is let in. `about` names it in reports.
@@ -237,12 +308,15 @@ impl PolicySlot {
         workers: &[WorkerLoad<'_>],
         log: &mut PolicyLog,
     ) -> Option<Vec<Score>> {
-        let shadow = self.shadow.as_ref()?;
+        let shadow = self.asked_shadow()?;
         let mut scores = Vec::with_capacity(workers.len());
         match shadow.policy.score(job, workers, &mut scores) {
-            Ok(()) => Some(scores),
+            Ok(()) => {
+                log.shadow.note(Hook::Score, true);
+                Some(scores)
+            }
             Err(failure) => {
-                log.shadow_failures.push(failure);
+                log.shadow_failed(Hook::Score, failure);
                 None
             }
         }
@@ -277,12 +351,21 @@ impl PolicySlot {
         question: impl Fn(&dyn Policy) -> Result<T, PolicyFailure>,
         built_in: impl FnOnce() -> T,
     ) -> (T, &str) {
-        for loaded in [Some(&self.live), self.last_good.as_ref()].into_iter().flatten() {
+        for (loaded, live) in [(Some(&self.live), true), (self.last_good.as_ref(), false)] {
+            let Some(loaded) = loaded else { continue };
             let number = log.ask();
             let cut = self.cut.contains(&number);
-            match if cut { Err(cut_by_watchdog(hook)) } else { question(&*loaded.policy) } {
+            let answer = if cut { Err(cut_by_watchdog(hook)) } else { question(&*loaded.policy) };
+            // The built-in policy cannot fail, so nothing is weighed.
+            if live && loaded.text.source.is_some() {
+                log.live.note(hook, answer.is_ok());
+            }
+            match answer {
                 Ok(answer) => return (answer, loaded.policy.describe()),
-                Err(failure) => log.fail(&loaded.text.name, number, failure),
+                Err(failure) => {
+                    let name = loaded.text.name.clone();
+                    log.fail(number, Failed { name, live, failure });
+                }
             }
         }
         (built_in(), LeastLoaded.describe())
@@ -297,11 +380,19 @@ impl PolicySlot {
         log: &mut PolicyLog,
         question: impl Fn(&dyn Policy) -> Result<T, PolicyFailure>,
     ) {
-        let Some(shadow) = &self.shadow else { return };
+        let Some(shadow) = self.asked_shadow() else { return };
         match question(&*shadow.policy) {
-            Ok(answer) => log.compare(hook, &about.to_string(), format!("{live:?}"), format!("{answer:?}")),
-            Err(failure) => log.shadow_failures.push(failure),
+            Ok(answer) => {
+                log.shadow.note(hook, true);
+                log.compare(hook, &about.to_string(), format!("{live:?}"), format!("{answer:?}"));
+            }
+            Err(failure) => log.shadow_failed(hook, failure),
         }
+    }
+
+    /// The shadow, unless it failed too often.
+    fn asked_shadow(&self) -> Option<&Loaded> {
+        self.shadow.as_ref().filter(|_| !self.shadow_breaker.is_out())
     }
 }
 

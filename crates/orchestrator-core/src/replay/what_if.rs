@@ -279,7 +279,9 @@ impl<'a> World<'a> {
             now = now + api_types::worker::HEARTBEAT_MS;
             self.advance(now);
         }
-        let failures = self.brain.policies().live.failures.values().sum();
+        let standing = self.brain.policies();
+        let failures =
+            [&standing.live, &standing.demoted].iter().flat_map(|tally| tally.failures.values()).sum();
         (self.lives, failures)
     }
 }

@@ -46,12 +46,22 @@ pub fn policies(printer: &Printer, report: &PolicyReport) {
     if let Some(last_good) = &report.last_good {
         row(&mut table, "last good", last_good, "-");
     }
+    if let Some(demoted) = &report.demoted {
+        row(&mut table, "failed too often", &demoted.policy, &total(&demoted.failures).to_string());
+    }
     if let Some(shadow) = &report.shadow {
         row(&mut table, "shadow", &shadow.policy, &total(&shadow.failures).to_string());
     }
     printer.table(&table);
     if let Some(failure) = &report.last_failure {
         printer.line(format!("last failure{}", described(failure)));
+    }
+    if let Some(demoted) = &report.demoted {
+        let failure = demoted.last_failure.as_ref().map(described).unwrap_or_default();
+        printer.line(format!(
+            "`{}` failed too often, so `{}` decides now{failure}",
+            demoted.policy.name, report.live.name
+        ));
     }
     if let Some(shadow) = &report.shadow {
         printer.line(compared(shadow));
@@ -85,7 +95,9 @@ pub fn shadow(printer: &Printer, report: &ShadowReport) {
 
 fn compared(shadow: &ShadowReport) -> String {
     let (compared, differed) = (total(&shadow.compared), total(&shadow.differed));
-    format!("shadow `{}`: {differed} of {compared} decisions would have differed", shadow.policy.name)
+    let name = &shadow.policy.name;
+    let stopped = if shadow.stopped { "; it failed too often and is asked no more" } else { "" };
+    format!("shadow `{name}`: {differed} of {compared} decisions would have differed{stopped}")
 }
 
 fn total(counts: &BTreeMap<String, u64>) -> u64 {

@@ -89,7 +89,7 @@ CREATE TABLE estimates (
     detail TEXT NOT NULL
 ) STRICT;
 
--- The policies in force: `live`, `last_good`, `shadow`. Without a source it is the built-in one.
+-- The policies in force: `live`, `last_good`, `shadow`; and `demoted`, which failed too often. Without a source it is the built-in one.
 CREATE TABLE policies (
     part   TEXT PRIMARY KEY,
     name   TEXT NOT NULL,
