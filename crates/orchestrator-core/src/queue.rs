@@ -145,6 +145,11 @@ impl Queue {
         self.len
     }
 
+    /// Jobs of this model that wait, resting ones not included.
+    pub fn of_model(&self, model: &str) -> u64 {
+        self.models.get(model).map_or(0, |model| model.interactive.len() + model.batch.len())
+    }
+
     /// Whether any job of this model may be handed out.
     pub fn has(&self, model: &str) -> bool {
         self.models.get(model).is_some_and(|m| m.interactive.is_servable() || m.batch.is_servable())

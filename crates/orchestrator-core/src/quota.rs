@@ -92,6 +92,11 @@ impl Tenants {
         Err(too_many_tokens(tenant, tokens, per_minute).with_retry_after_ms(wait_ms))
     }
 
+    /// Jobs of this tenant that wait, and that workers hold.
+    pub fn waiting_and_running(&self, tenant: &TenantId) -> (u64, u64) {
+        self.0.get(tenant).map_or((0, 0), |usage| (usage.waiting, usage.in_service))
+    }
+
     /// Takes the tokens of an admitted job out of its tenant's minute.
     pub fn reserve(&mut self, quotas: &Quotas, tenant: &TenantId, tokens: u64, now: Time) {
         let Some(per_minute) = quotas.of(tenant).tokens_per_minute else { return };

@@ -43,7 +43,11 @@ impl Orchestrator {
     }
 
     fn queue_facts(&self, row: &JobRow) -> QueueFacts {
+        let (tenant_waiting, tenant_running) = self.tenants.waiting_and_running(&row.tenant);
         QueueFacts {
+            model_waiting: self.queue.of_model(&row.model),
+            tenant_waiting,
+            tenant_running,
             waiting: self.queue.len(),
             before: self.queue.before_new(&row.model, row.priority, &row.tenant, &row.session_id),
             capacity: self.settings.queue_capacity,

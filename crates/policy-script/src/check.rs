@@ -79,7 +79,15 @@ impl<'a> Trial<'a> {
 
     fn ask(&mut self, about: &str, job: &JobFacts<'_>, fleet: &[&SampleWorker]) {
         let policy = self.policy;
-        let queue = QueueFacts { waiting: 3, before: 1, capacity: Some(1_000), workers: fleet.len() as u64 };
+        let queue = QueueFacts {
+            waiting: 3,
+            before: 1,
+            capacity: Some(1_000),
+            model_waiting: 2,
+            workers: fleet.len() as u64,
+            tenant_waiting: 1,
+            tenant_running: 1,
+        };
         self.note(
             Hook::Admit,
             policy.admit(job, &queue).map(|said| vec![format!("{about}: {}", admission(said))]),

@@ -88,6 +88,7 @@ kind! { Job: JobFacts<'a>,
     "deadline_in_ms" => |f| f.deadline_in_ms;
     "tries_failed" => |f| u64::from(f.tries_failed);
     "hour" => |f| u64::from(f.hour.of_day);
+    "minute" => |f| u64::from(f.hour.minute);
     "weekday" => |f| u64::from(f.hour.weekday);
 }
 
@@ -108,6 +109,7 @@ kind! { Worker: WorkerLoad<'a>,
     "idle_ms" => |f| f.idle_ms;
     "labels" => |f| f.labels;
     "hour" => |f| u64::from(f.hour.of_day);
+    "minute" => |f| u64::from(f.hour.minute);
     "weekday" => |f| u64::from(f.hour.weekday);
 }
 
@@ -115,7 +117,10 @@ kind! { Queue: QueueFacts,
     "waiting" => |f| f.waiting;
     "before" => |f| f.before;
     "capacity" => |f| f.capacity;
+    "model_waiting" => |f| f.model_waiting;
     "workers" => |f| f.workers;
+    "tenant_waiting" => |f| f.tenant_waiting;
+    "tenant_running" => |f| f.tenant_running;
 }
 
 kind! { Failure: FailureFacts<'a>,

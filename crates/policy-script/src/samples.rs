@@ -66,7 +66,10 @@ pub fn jobs() -> Vec<(String, JobFacts<'static>)> {
         ("batch", Priority::Batch, 220_000, 0),
         ("batch after a failure", Priority::Batch, 4_000, 2),
     ];
-    let hours = [("noon", Hour { of_day: 12, weekday: 2 }), ("23 h", Hour { of_day: 23, weekday: 5 })];
+    let hours = [
+        ("noon", Hour { of_day: 12, minute: 0, weekday: 2 }),
+        ("23:30", Hour { of_day: 23, minute: 30, weekday: 5 }),
+    ];
     let mut jobs = Vec::new();
     for (kind, priority, prompt_bytes, tries_failed) in kinds {
         for (when, hour) in hours {

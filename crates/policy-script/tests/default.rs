@@ -32,7 +32,7 @@ prop_compose! {
             prefix_share,
             session_here,
             idle_ms,
-            hour: Hour { of_day: hour, weekday: 0 },
+            hour: Hour { of_day: hour, minute: 0, weekday: 0 },
             ..WorkerLoad::default()
         }
     }

@@ -39,8 +39,13 @@ fn load(slots: u32, slots_free: u32) -> WorkerLoad<'static> {
     WorkerLoad { slots, slots_free, ..WorkerLoad::default() }
 }
 
-fn batch(hour: u8) -> JobFacts<'static> {
-    JobFacts { priority: Priority::Batch, hour: Hour { of_day: hour, weekday: 2 }, ..JobFacts::default() }
+fn batch(of_day: u8) -> JobFacts<'static> {
+    batch_at(of_day, 0)
+}
+
+fn batch_at(of_day: u8, minute: u8) -> JobFacts<'static> {
+    let hour = Hour { of_day, minute, weekday: 2 };
+    JobFacts { priority: Priority::Batch, hour, ..JobFacts::default() }
 }
 
 #[test]
@@ -90,7 +95,7 @@ fn card_0_is_kept_free_in_the_evening_and_at_weekends_only() {
     let card = |number: u8| vec![format!("CUDA{number} (NVIDIA GeForce RTX 3060)")];
     let (first, second) = (card(0), card(1));
     let at = |of_day, weekday| {
-        let hour = Hour { of_day, weekday };
+        let hour = Hour { of_day, minute: 0, weekday };
         let workers = [&first, &second].map(|devices| WorkerLoad { devices, hour, ..load(2, 2) });
         scores(&*games, &JobFacts::default(), &workers)
     };
@@ -106,6 +111,11 @@ fn batch_jobs_wait_for_the_night_unless_they_would_be_worthless() {
     let night = policy("night-batch");
     let admit = |job: &JobFacts<'_>| night.admit(job, &QueueFacts::default()).expect("it answers");
     assert_eq!(admit(&batch(14)), Admission::Hold(8 * 3_600_000));
+    assert_eq!(admit(&batch_at(14, 45)), Admission::Hold(7 * 3_600_000 + 15 * 60_000));
+    assert_eq!(admit(&batch_at(21, 59)), Admission::Hold(60_000), "not an hour too late");
+    assert_eq!(admit(&batch_at(22, 0)), Admission::Admit);
+    assert_eq!(admit(&batch_at(5, 59)), Admission::Admit);
+    assert_eq!(admit(&batch_at(6, 0)), Admission::Hold(16 * 3_600_000));
     assert_eq!(admit(&batch(23)), Admission::Admit);
     assert_eq!(admit(&batch(3)), Admission::Admit);
     assert_eq!(admit(&JobFacts { priority: Priority::Interactive, ..batch(14) }), Admission::Admit);
@@ -124,13 +134,32 @@ fn a_fair_team_puts_short_questions_first_and_bounds_batch_and_retries() {
     };
     assert!(order(400, Some(100)) < order(220_000, Some(100)));
     assert!(order(400, Some(100)) < order(400, None));
-    let queue = |waiting, workers| QueueFacts { waiting, workers, ..QueueFacts::default() };
-    assert_eq!(team.admit(&batch(12), &queue(100, 2)), Ok(Admission::Admit));
+    let queue = |model_waiting, workers| QueueFacts {
+        waiting: 900,
+        model_waiting,
+        workers,
+        capacity: Some(1_000),
+        ..QueueFacts::default()
+    };
+    assert_eq!(team.admit(&batch(12), &queue(100, 2)), Ok(Admission::Admit), "other models do not count");
     assert!(matches!(team.admit(&batch(12), &queue(101, 2)), Ok(Admission::Refuse(_))));
     assert_eq!(team.admit(&JobFacts::default(), &queue(101, 2)), Ok(Admission::Admit));
     let failure = FailureFacts { code: "WORKER_LOST", workers_lost: 1, attempts: 5 };
     let again = |tries_failed| team.retry(&JobFacts { tries_failed, ..JobFacts::default() }, &failure);
     assert_eq!((again(2), again(3)), (Ok(Again::GoOn), Ok(Again::GiveUp)));
+}
+
+#[test]
+fn nobody_of_a_fair_team_fills_the_queue_alone() {
+    let team = policy("fair-team");
+    let admit = |tenant_waiting, capacity| {
+        let queue = QueueFacts { waiting: 600, tenant_waiting, capacity, ..QueueFacts::default() };
+        team.admit(&JobFacts::default(), &queue).expect("it answers")
+    };
+    assert_eq!(admit(499, Some(1_000)), Admission::Admit);
+    assert!(matches!(admit(500, Some(1_000)), Admission::Refuse(reason) if reason.contains("half")));
+    assert_eq!(admit(0, Some(1)), Admission::Admit, "a queue of one is open to everybody");
+    assert_eq!(admit(5_000, None), Admission::Admit, "a queue without bound cannot be filled");
 }
 
 #[test]

@@ -41,8 +41,14 @@ pub struct QueueFacts {
     pub before: u64,
     /// Jobs that the queue holds; `None` is without bound.
     pub capacity: Option<u64>,
+    /// Jobs of the same model that wait; those that are held or rest after a failure not included.
+    pub model_waiting: u64,
     /// Workers that could take jobs of this model now or after their running ones.
     pub workers: u64,
+    /// Jobs of the same tenant that wait, of whatever model.
+    pub tenant_waiting: u64,
+    /// Jobs of the same tenant that workers hold.
+    pub tenant_running: u64,
 }
 
 /// What a policy may know of a worker that could run the job, or that could be evicted.
@@ -91,11 +97,13 @@ pub struct FailureFacts<'a> {
     pub attempts: u32,
 }
 
-/// The hour and the day where the operator lives.
+/// The time of day and the day where the operator lives.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Hour {
     /// 0 to 23.
     pub of_day: u8,
+    /// Minutes of the hour that have passed, 0 to 59.
+    pub minute: u8,
     /// 0 is Monday, 6 is Sunday.
     pub weekday: u8,
 }
@@ -103,11 +111,14 @@ pub struct Hour {
 impl Hour {
     /// The hour at `now` where clocks are `offset_minutes` ahead of UTC.
     pub fn at(now: Time, offset_minutes: i32) -> Self {
-        let hours =
-            (i64::try_from(now.0 / 60_000).unwrap_or(i64::MAX) + i64::from(offset_minutes)).max(0) / 60;
+        let minutes = i64::try_from(now.0 / 60_000)
+            .unwrap_or(i64::MAX)
+            .saturating_add(i64::from(offset_minutes))
+            .max(0);
+        let hours = minutes / 60;
+        let small = |number: i64| u8::try_from(number).unwrap_or(0);
         // 1970-01-01 was a Thursday.
-        let (of_day, weekday) = (hours % 24, (hours / 24 + 3) % 7);
-        Self { of_day: u8::try_from(of_day).unwrap_or(0), weekday: u8::try_from(weekday).unwrap_or(0) }
+        Self { of_day: small(hours % 24), minute: small(minutes % 60), weekday: small((hours / 24 + 3) % 7) }
     }
 }
 
@@ -163,10 +174,12 @@ mod tests {
         // 2026-11-21 was a Saturday.
         let now = Time(1_795_219_200_000);
         assert_eq!(now.rfc3339(), "2026-11-21T00:00:00.000Z");
-        assert_eq!(Hour::at(now, 0), Hour { of_day: 0, weekday: 5 });
-        assert_eq!(Hour::at(now, -60), Hour { of_day: 23, weekday: 4 });
-        assert_eq!(Hour::at(now, 330), Hour { of_day: 5, weekday: 5 });
-        assert_eq!(Hour::at(Time(0), -60), Hour { of_day: 0, weekday: 3 });
+        let at = |of_day, minute, weekday| Hour { of_day, minute, weekday };
+        assert_eq!(Hour::at(now, 0), at(0, 0, 5));
+        assert_eq!(Hour::at(now, -60), at(23, 0, 4));
+        assert_eq!(Hour::at(now, 330), at(5, 30, 5));
+        assert_eq!(Hour::at(now + 59_999, -1), at(23, 59, 4));
+        assert_eq!(Hour::at(Time(0), -60), at(0, 0, 3));
     }
 
     #[test]
