@@ -49,17 +49,11 @@ pub enum Bug {
     SeamRepeats,
     /// A seam comes before tokens that a reader may have had.
     SeamTooEarly,
-    /// A worker that has jobs is stopped to make room.
-    UnloadBusy,
-    /// More workers are started than their pool has memory for.
-    MemoryForgotten,
-    /// A restart forgets which policies are in force.
-    PoliciesForgotten,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 22] = [
         Self::ActBeforeCommit,
         Self::StaleAttemptAccepted,
         Self::SlotLeaked,
@@ -82,9 +76,6 @@ impl Bug {
         Self::ClockRunsBack,
         Self::SeamRepeats,
         Self::SeamTooEarly,
-        Self::UnloadBusy,
-        Self::MemoryForgotten,
-        Self::PoliciesForgotten,
     ];
 
     /// Its name on the command line.

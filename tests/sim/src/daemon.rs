@@ -9,7 +9,6 @@ use crate::bugs::Bug;
 use crate::faults::CrashPoint;
 use crate::journal::Journal;
 use crate::relay::Relay;
-use crate::script;
 use crate::world::{Happening, World};
 
 /// An event of a job's stream as readers get it; its id is its place in the log.
@@ -338,9 +337,11 @@ impl World {
                 self.end_log(job_id, release_held, last_event);
             }
             Action::ProbeWorker { worker_id, .. } => self.probe(&worker_id),
-            Action::AskPool { ask, .. } => self.ask_pool(ask),
-            Action::SpawnWorker { worker_id, model, .. } => self.spawn_in_pool(worker_id, model),
-            Action::StopWorker { worker_id, .. } => self.stop_in_pool(worker_id),
+            Action::AskPool { pool, .. }
+            | Action::SpawnWorker { pool, .. }
+            | Action::StopWorker { pool, .. } => {
+                self.checks.fail("I3", format!("{} was called, but there are no pools", pool.pool_id));
+            }
             Action::Notify(notice) => self.counts.notice(&notice),
         }
     }
@@ -406,11 +407,9 @@ impl World {
     pub fn start_daemon(&mut self) {
         self.set_clock();
         let now = self.time();
-        let (settings, rows) = (self.plan.settings.clone(), self.store.rows(self.bug));
-        let (brain, step) = Orchestrator::recover_with(settings, rows, script::language(), now);
+        let (brain, step) = Orchestrator::recover(self.plan.settings.clone(), self.store.rows(self.bug), now);
         let (logs, reach) = self.logs_on_disk();
         self.checks.recovered(&brain, &self.store.jobs);
-        self.checks.governed(&brain, &self.store.policies);
         self.daemon = Some(Daemon::new(brain, logs, reach, self.bug));
         self.checks.decided(&step, now);
         let mut all = Step::default();

@@ -28,18 +28,6 @@ pub enum Fault {
     CutAll { for_ms: u64 },
     /// The wall clock is set.
     SetClock { by_ms: i64 },
-    /// The wall clock jumps to and fro, and the orchestrator dies and starts in the middle of it.
-    StrobeClock { by_ms: i64, jumps: u64 },
-    /// A pool answers nothing.
-    SilencePool { for_ms: u64 },
-    /// No worker that a pool starts comes up.
-    FailSpawns { for_ms: u64 },
-    /// A worker that a pool started ends at once, for good.
-    KillPooled,
-    /// The operator changes the policies, perhaps for one that fails.
-    SetPolicy { number: u64 },
-    /// A client has a session forgotten that may be in use.
-    ForgetSession { number: u64 },
 }
 
 /// Where in a step the orchestrator dies.
@@ -60,23 +48,14 @@ impl Fault {
     pub const fn draw(rng: &mut Rng, workers: u64) -> Self {
         let worker = rng.between(0, workers - 1) as usize;
         match rng.between(0, 99) {
-            0..=5 => Self::StrobeClock {
-                by_ms: rng.between(1_000, 7_200_000).cast_signed() - 3_600_000,
-                jumps: rng.between(4, 30),
-            },
-            6..=8 => Self::SilencePool { for_ms: rng.between(100, 16_000) },
-            9..=10 => Self::FailSpawns { for_ms: rng.between(100, 16_000) },
-            11..=13 => Self::KillPooled,
-            14..=17 => Self::SetPolicy { number: rng.next() },
-            18 => Self::ForgetSession { number: rng.next() },
-            19..=32 => Self::KillWorker { worker, back_after_ms: rng.between(20, 15_000) },
-            33..=42 => Self::StopWorker { worker, for_ms: rng.between(100, 16_000) },
-            43..=47 => Self::CutLink { worker, for_ms: rng.between(100, 16_000) },
-            48..=49 => Self::Deafen { worker, for_ms: rng.between(100, 16_000) },
-            50..=51 => Self::Mute { worker, for_ms: rng.between(100, 16_000) },
-            52..=53 => Self::CutAll { for_ms: rng.between(100, 9_000) },
-            54..=57 => Self::DrainWorker { worker },
-            58..=65 => Self::BreakStreams { worker },
+            0..=24 => Self::KillWorker { worker, back_after_ms: rng.between(20, 15_000) },
+            25..=39 => Self::StopWorker { worker, for_ms: rng.between(100, 16_000) },
+            40..=46 => Self::CutLink { worker, for_ms: rng.between(100, 16_000) },
+            47..=48 => Self::Deafen { worker, for_ms: rng.between(100, 16_000) },
+            49..=50 => Self::Mute { worker, for_ms: rng.between(100, 16_000) },
+            51..=52 => Self::CutAll { for_ms: rng.between(100, 9_000) },
+            53..=56 => Self::DrainWorker { worker },
+            57..=65 => Self::BreakStreams { worker },
             66..=69 => {
                 let by_ms = rng.between(0, 7_200_000).cast_signed() - 3_600_000;
                 Self::SetClock { by_ms: if rng.chance(20) { by_ms * 24 } else { by_ms } }
@@ -86,89 +65,33 @@ impl Fault {
         }
     }
 
-    /// Does it to the world. Returns whether that made a difference: who is dead cannot be killed.
-    pub fn strike(self, world: &mut World) -> bool {
-        let now = world.now;
-        let lives = |world: &World, worker: usize| world.workers[worker].process.is_some();
+    /// Does it to the world.
+    pub fn strike(self, world: &mut World) {
         match self {
             Self::KillWorker { worker, back_after_ms } => {
-                let lived = lives(world, worker);
                 world.kill_worker(worker);
                 world.after(back_after_ms, Happening::StartWorker(worker));
-                lived
             }
             Self::StopWorker { worker, for_ms } => {
-                let until = &mut world.workers[worker].stopped_until;
-                longer(until, now, for_ms) && lives(world, worker)
+                world.workers[worker].stopped_until = world.now + for_ms;
             }
-            Self::CutLink { worker, for_ms } => {
-                longer(&mut world.workers[worker].cut_until, now, for_ms) && lives(world, worker)
-            }
-            Self::Deafen { worker, for_ms } => {
-                longer(&mut world.workers[worker].deaf_until, now, for_ms) && lives(world, worker)
-            }
-            Self::Mute { worker, for_ms } => {
-                longer(&mut world.workers[worker].mute_until, now, for_ms) && lives(world, worker)
-            }
+            Self::CutLink { worker, for_ms } => world.workers[worker].cut_until = world.now + for_ms,
+            Self::Deafen { worker, for_ms } => world.workers[worker].deaf_until = world.now + for_ms,
+            Self::Mute { worker, for_ms } => world.workers[worker].mute_until = world.now + for_ms,
             Self::CutAll { for_ms } => {
-                let mut cut = false;
                 for worker in 0..world.workers.len() {
                     let back = world.rng.between(for_ms / 2, for_ms);
-                    cut |= longer(&mut world.workers[worker].cut_until, now, back) && lives(world, worker);
+                    world.workers[worker].cut_until = world.now + back;
                 }
-                cut
             }
-            Self::SetClock { by_ms } => {
-                world.wall_offset += by_ms;
-                by_ms != 0
-            }
-            Self::StrobeClock { by_ms, jumps } => {
-                world.strobe(by_ms, jumps);
-                true
-            }
-            Self::DrainWorker { worker } => {
-                let lived = lives(world, worker) && world.daemon.is_some();
-                world.drain_worker(worker);
-                lived
-            }
+            Self::SetClock { by_ms } => world.wall_offset += by_ms,
+            Self::DrainWorker { worker } => world.drain_worker(worker),
             Self::BreakStreams { worker } => world.break_streams(worker),
-            Self::CrashDaemon { at: CrashPoint::Between, back_after_ms } => {
-                world.daemon.is_some() && {
-                    world.crash_daemon(back_after_ms);
-                    true
-                }
-            }
-            // Counted as the one that waits already, if one does.
-            Self::CrashDaemon { at, back_after_ms } => {
-                world.daemon.is_some() && world.crash_next.replace((at, back_after_ms)).is_none()
-            }
-            Self::StopDaemon { for_ms } => {
-                longer(&mut world.daemon_stopped_until, now, for_ms) && world.daemon.is_some()
-            }
-            Self::SilencePool { for_ms } => {
-                world.pool.as_mut().is_some_and(|pool| longer(&mut pool.silent_until, now, for_ms))
-            }
-            Self::FailSpawns { for_ms } => {
-                world.pool.as_mut().is_some_and(|pool| longer(&mut pool.failing_until, now, for_ms))
-            }
-            Self::KillPooled => world.kill_pooled(),
-            Self::SetPolicy { number } => {
-                world.set_policy(number);
-                world.daemon.is_some()
-            }
-            Self::ForgetSession { number } => {
-                world.forget_session(number);
-                world.daemon.is_some()
-            }
+            Self::CrashDaemon { at: CrashPoint::Between, back_after_ms } => world.crash_daemon(back_after_ms),
+            Self::CrashDaemon { at, back_after_ms } => world.crash_next = Some((at, back_after_ms)),
+            Self::StopDaemon { for_ms } => world.daemon_stopped_until = world.now + for_ms,
         }
     }
-}
-
-/// Something lasts from now on for so long, unless it does already. Returns whether it began.
-fn longer(until: &mut u64, now: u64, for_ms: u64) -> bool {
-    let begins = *until <= now;
-    *until = (*until).max(now + for_ms);
-    begins
 }
 
 impl CrashPoint {

@@ -6,7 +6,6 @@ use orchestrator_core::replay::verify;
 use orchestrator_core::{Event, Orchestrator, Step, Time};
 
 use crate::bugs::Bug;
-use crate::script;
 
 /// Inputs after which a journal begins anew with a snapshot.
 const INPUTS_A_SNAPSHOT: u32 = 150;
@@ -76,11 +75,10 @@ impl Journal {
 
     /// Replays what was recorded since the last snapshot. Tells what is wrong, if anything.
     pub fn replay(&self) -> Option<String> {
-        let mut brain = match Orchestrator::restore(&self.snapshot) {
+        let brain = match Orchestrator::restore(&self.snapshot) {
             Ok(brain) => brain,
             Err(error) => return Some(error.to_string()),
         };
-        brain.use_scripts(script::language());
         match verify(brain, &self.segments) {
             Ok(found) => found.differs_at.map(|at| format!("the replay differs from {} ms on", at.0)),
             Err(error) => Some(error.to_string()),

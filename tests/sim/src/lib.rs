@@ -1,8 +1,7 @@
 //! A seeded world around the brain: faults in, broken promises out.
 //!
-//! The brain is the real one, and so are the scripts of its policies. The driver, the disk, the relay,
-//! the workers, a pool that starts and stops some of them, the clients and the network between them are
-//! small models that fail in every way the plan of a seed says. The same
+//! The brain is the real one. The driver, the disk, the relay, the workers, the clients and the
+//! network between them are small models that fail in every way the plan of a seed says. The same
 //! seed always gives the same run, to the last byte of its trace.
 
 pub mod bugs;
@@ -12,12 +11,9 @@ pub mod client;
 pub mod daemon;
 pub mod faults;
 pub mod journal;
-pub mod ledger;
 pub mod plan;
 pub mod relay;
 pub mod rng;
-pub mod script;
-pub mod sim_pool;
 pub mod sim_worker;
 pub mod store;
 pub mod world;

@@ -4,12 +4,10 @@ use api_types::prefix::BlockHash;
 use api_types::task::{Durability, OnDisconnect, Priority, RetryMode};
 use api_types::{PrefixChain, SessionId, TenantId};
 use orchestrator_core::quota::{Quota, Quotas};
-use orchestrator_core::settings::SupplySettings;
 use orchestrator_core::{FullPolicy, Settings};
 
 use crate::faults::Fault;
 use crate::rng::{Rng, mix};
-use crate::sim_pool::PoolPlan;
 
 /// When the faults stop, in milliseconds from the start.
 pub const HEAL_AT: u64 = 70_000;
@@ -25,8 +23,6 @@ pub struct Plan {
     pub workers: Vec<WorkerPlan>,
     /// The jobs and what their clients do, each at its time.
     pub clients: Vec<ClientPlan>,
-    /// A pool that starts workers when it is asked to.
-    pub pool: Option<PoolPlan>,
     /// What strikes when.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -111,12 +107,9 @@ impl Plan {
             })
             .collect();
         let runnable = models.len().min(workers.len());
-        let pool = rng.chance(50).then(|| PoolPlan::draw(&mut rng));
-        let pooled = pool.iter().flat_map(|pool| &pool.models).map(|(name, _)| *name);
-        let asked: Vec<_> = models[..runnable].iter().copied().chain(pooled).collect();
-        let clients = (0..rng.between(15, 40)).map(|_| client(&mut rng, &asked)).collect();
+        let clients = (0..rng.between(15, 40)).map(|_| client(&mut rng, &models[..runnable])).collect();
         let faults = faults(&mut rng, workers.len() as u64);
-        Self { settings: settings(&mut rng), workers, clients, pool, faults }
+        Self { settings: settings(&mut rng), workers, clients, faults }
     }
 }
 
@@ -128,18 +121,7 @@ fn settings(rng: &mut Rng) -> Settings {
         job_time_limit_ms: 40_000,
         batch_ageing_ms: 8_000,
         quarantine_ms: 20_000,
-        supply: supply(rng),
         ..Settings::default()
-    }
-}
-
-/// On-demand workers come and go within a seed.
-fn supply(rng: &mut Rng) -> SupplySettings {
-    SupplySettings {
-        keep_alive_ms: rng.chance(70).then(|| rng.between(0, 20_000)),
-        min_residency_ms: rng.between(500, 4_000),
-        swap_patience_ms: rng.between(4_000, 12_000),
-        ..SupplySettings::default()
     }
 }
 
@@ -204,5 +186,5 @@ const fn fate(rng: &mut Rng) -> Fate {
 }
 
 fn faults(rng: &mut Rng, workers: u64) -> Vec<(u64, Fault)> {
-    (0..rng.between(24, 44)).map(|_| (rng.between(1_000, HEAL_AT - 1), Fault::draw(rng, workers))).collect()
+    (0..rng.between(20, 40)).map(|_| (rng.between(1_000, HEAL_AT - 1), Fault::draw(rng, workers))).collect()
 }

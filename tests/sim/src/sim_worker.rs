@@ -17,7 +17,6 @@ use crate::daemon::{Caller, Logged};
 use crate::plan::{Fate, WorkerPlan};
 use crate::relay::overflow;
 use crate::rng::mix;
-use crate::sim_pool::Origin;
 use crate::world::{Happening, World};
 
 /// The number of a sign of life that no worker gave.
@@ -43,7 +42,6 @@ pub struct SimWorker {
     pub deaf_until: u64,
     /// Until when nothing gets through from it.
     pub mute_until: u64,
-    origin: Origin,
 }
 
 /// One start of a worker.
@@ -98,16 +96,6 @@ pub enum Reach {
 }
 
 impl SimWorker {
-    /// A machine without a process.
-    pub const fn new(id: WorkerId, plan: WorkerPlan, origin: Origin) -> Self {
-        Self { id, plan, process: None, stopped_until: 0, cut_until: 0, deaf_until: 0, mute_until: 0, origin }
-    }
-
-    /// Whether a pool started it.
-    pub fn is_pooled(&self) -> bool {
-        self.origin == Origin::Pool
-    }
-
     /// What a connection meets at `now`.
     pub const fn reach(&self, now: u64) -> Reach {
         // A connection needs both directions.
@@ -131,7 +119,7 @@ impl SimWorker {
         WorkerFacts {
             worker_id: self.id.clone(),
             instance,
-            pool_id: self.is_pooled().then(|| "home".parse().ok()).flatten(),
+            pool_id: None,
             uri: format!("http://{}", self.id),
             model: self.plan.model.to_owned(),
             model_ref: None,
@@ -144,7 +132,7 @@ impl SimWorker {
             quantization: None,
             tokenizer: None,
             capabilities: vec![api_types::worker::PREFIX_CACHE.to_owned()],
-            evictable: self.is_pooled(),
+            evictable: false,
             engine: String::new(),
             version: String::new(),
             protocol: PROTOCOL,
@@ -168,11 +156,6 @@ impl RunLog {
 }
 
 impl Process {
-    /// Whether it reads its model.
-    pub const fn is_loading(&self) -> bool {
-        matches!(self.status, WorkerStatus::Loading)
-    }
-
     fn active(&self) -> u32 {
         self.leaked + self.runs.values().filter(|run| !run.ended).count() as u32
     }
@@ -219,15 +202,11 @@ impl World {
         }
     }
 
-    /// A machine starts its worker's process, unless it has one. Those of a pool are started by it.
+    /// Starts a worker's process, unless it has one.
     pub fn start_worker(&mut self, worker: usize) {
-        if self.workers[worker].process.is_none() && !self.workers[worker].is_pooled() {
-            self.begin_process(worker);
+        if self.workers[worker].process.is_some() {
+            return;
         }
-    }
-
-    /// Starts a process.
-    pub fn begin_process(&mut self, worker: usize) {
         self.starts += 1;
         let start = self.starts;
         let drawn = if self.bug == Some(Bug::NoIncarnation) { worker as u64 } else { 1_000 + start };
@@ -252,27 +231,21 @@ impl World {
 
     /// Ends a worker's process at once.
     pub fn kill_worker(&mut self, worker: usize) {
-        if self.end_process(worker) {
-            self.counts.worker_deaths += 1;
+        let Some(process) = self.workers[worker].process.take() else { return };
+        self.workers[worker].stopped_until = 0;
+        self.counts.worker_deaths += 1;
+        self.break_streams_of(worker, process.start);
+    }
+
+    /// Breaks the streams from a worker that lives on.
+    pub fn break_streams(&mut self, worker: usize) {
+        if let Some(start) = self.workers[worker].process.as_ref().map(|process| process.start) {
+            self.break_streams_of(worker, start);
         }
     }
 
-    /// A worker's process is gone. Returns whether there was one.
-    pub fn end_process(&mut self, worker: usize) -> bool {
-        let Some(process) = self.workers[worker].process.take() else { return false };
-        self.workers[worker].stopped_until = 0;
-        self.break_streams_of(worker, process.start);
-        true
-    }
-
-    /// Breaks the streams from a worker that lives on. Returns whether there were any.
-    pub fn break_streams(&mut self, worker: usize) -> bool {
-        let start = self.workers[worker].process.as_ref().map(|process| process.start);
-        start.is_some_and(|start| self.break_streams_of(worker, start))
-    }
-
-    fn break_streams_of(&mut self, worker: usize, start: u64) -> bool {
-        let Some(daemon) = &self.daemon else { return false };
+    fn break_streams_of(&mut self, worker: usize, start: u64) {
+        let Some(daemon) = &self.daemon else { return };
         let id = &self.workers[worker].id;
         let broken: Vec<_> = daemon
             .relays
@@ -280,13 +253,11 @@ impl World {
             .filter(|(run, relay)| run.worker_id == *id && relay.start == Some(start))
             .map(|(run, relay)| (run.clone(), relay.conn))
             .collect();
-        let any = !broken.is_empty();
         for (run, conn) in broken {
             let delay = self.latency();
             let cause = orchestrator_core::BrokenCause::Unreachable;
             self.after(delay, Happening::RelayBreak { life: self.life, conn, run, cause });
         }
-        any
     }
 
     /// The model is read.

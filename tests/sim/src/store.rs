@@ -24,8 +24,7 @@ pub struct Store {
     next_incarnation: Option<Incarnation>,
     decisions: Vec<(JobId, Attempt, Decision)>,
     estimates: Option<Estimates>,
-    /// The policies in force.
-    pub policies: PolicyRows,
+    policies: PolicyRows,
 }
 
 /// A job on disk.
@@ -123,11 +122,6 @@ impl Store {
         }
     }
 
-    /// Whether a pool is registered.
-    pub fn has_pool(&self, pool_id: &PoolId) -> bool {
-        self.pools.contains_key(pool_id)
-    }
-
     /// What an orchestrator finds when it starts.
     pub fn rows(&self, bug: Option<Bug>) -> Rows {
         let keys_count = bug != Some(Bug::KeysForgotten);
@@ -150,11 +144,7 @@ impl Store {
             next_incarnation: self.next_incarnation,
             decisions: self.decisions.iter().filter(|(id, _, _)| living(id)).cloned().collect(),
             estimates: self.estimates.clone(),
-            policies: if bug == Some(Bug::PoliciesForgotten) {
-                PolicyRows::default()
-            } else {
-                self.policies.clone()
-            },
+            policies: self.policies.clone(),
         }
     }
 }

@@ -13,7 +13,6 @@ use crate::daemon::{Caller, Daemon};
 use crate::faults::{CrashPoint, Fault};
 use crate::plan::{HEAL_AT, Plan, SETTLE_MS};
 use crate::rng::Rng;
-use crate::sim_pool::{Origin, SimPool};
 use crate::sim_worker::{RunId, SimWorker};
 use crate::store::Store;
 
@@ -21,8 +20,6 @@ use crate::store::Store;
 const EPOCH: u64 = 1_700_000_000_000;
 /// How often the bounds are checked, in milliseconds.
 const BOUNDS_EVERY_MS: u64 = 2_000;
-/// Between two jumps of a clock that is set to and fro, in milliseconds.
-const JUMP_EVERY_MS: u64 = 150;
 
 /// Something on the agenda.
 #[derive(Debug)]
@@ -32,12 +29,6 @@ pub enum Happening {
     Heal,
     CheckBounds,
     Checkpoint,
-    Jump { by_ms: i64, left: u64 },
-    PoolTells,
-    PoolAnswers { life: u64, ask: u64 },
-    PoolSpawns { life: u64, worker_id: WorkerId, model: String },
-    PoolWatches { life: u64, worker_id: WorkerId },
-    PoolStops { life: u64, worker_id: WorkerId },
     StartDaemon(u64),
     DriverTurn(u64),
     Commit(u64),
@@ -91,8 +82,6 @@ pub struct World {
     pub committed_at: Time,
     /// The machines.
     pub workers: Vec<SimWorker>,
-    /// The pool, where there is one.
-    pub pool: Option<SimPool>,
     /// The clients.
     pub clients: Vec<Client>,
     /// The promises.
@@ -124,20 +113,13 @@ pub struct Counts {
     pub stale: u64,
     pub refused: u64,
     pub cancels: u64,
-    pub spawns: u64,
-    pub unloads: u64,
-    pub policy_failures: u64,
-    /// Faults that made a difference.
-    pub faults: u64,
 }
 
 impl Counts {
     /// Counts a notice of the brain.
     pub const fn notice(&mut self, notice: &Notice) {
-        match notice {
-            Notice::StaleDropped { .. } => self.stale += 1,
-            Notice::PolicyFailed { .. } => self.policy_failures += 1,
-            _ => {}
+        if let Notice::StaleDropped { .. } = notice {
+            self.stale += 1;
         }
     }
 
@@ -151,10 +133,6 @@ impl Counts {
         self.stale += other.stale;
         self.refused += other.refused;
         self.cancels += other.cancels;
-        self.spawns += other.spawns;
-        self.unloads += other.unloads;
-        self.policy_failures += other.policy_failures;
-        self.faults += other.faults;
     }
 }
 
@@ -195,12 +173,17 @@ impl World {
         let mut workers = Vec::new();
         for (number, worker) in plan.workers.iter().enumerate() {
             let id: WorkerId = format!("worker-fake-{number}").parse()?;
-            workers.push(SimWorker::new(id, worker.clone(), Origin::Machine));
+            let plan = worker.clone();
+            workers.push(SimWorker {
+                id,
+                plan,
+                process: None,
+                stopped_until: 0,
+                cut_until: 0,
+                deaf_until: 0,
+                mute_until: 0,
+            });
         }
-        let pool = plan
-            .pool
-            .clone()
-            .map(|plan| anyhow::Ok(SimPool { id: "home".parse()?, plan, silent_until: 0, failing_until: 0 }));
         let mut world = Self {
             now: EPOCH,
             bug,
@@ -214,7 +197,6 @@ impl World {
             clock_offset: 0,
             committed_at: Time(0),
             workers,
-            pool: pool.transpose()?,
             clients: plan.clients.iter().cloned().map(Client::new).collect(),
             plan,
             checks: Checks::default(),
@@ -243,7 +225,6 @@ impl World {
         for (at, fault) in self.plan.faults.clone() {
             self.after(at, Happening::Strike(fault));
         }
-        self.after(20, Happening::PoolTells);
         self.after(HEAL_AT, Happening::Heal);
         self.after(BOUNDS_EVERY_MS, Happening::CheckBounds);
         self.after(BOUNDS_EVERY_MS, Happening::Checkpoint);
@@ -306,14 +287,7 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Strike(fault) => self.strike(fault),
-            Happening::Jump { by_ms, left } => self.jump(by_ms, left),
-            Happening::PoolTells => self.pool_tells(),
-            Happening::PoolAnswers { life, ask } if life == self.life => self.pool_answers(ask),
-            // What a pool was asked to do it does, whoever lives to hear of it.
-            Happening::PoolSpawns { life, worker_id, model } => self.pool_spawns(life, &worker_id, &model),
-            Happening::PoolWatches { life, worker_id } => self.pool_watches(life, &worker_id),
-            Happening::PoolStops { life, worker_id } => self.pool_stops(life, &worker_id),
+            Happening::Strike(fault) => fault.strike(self),
             Happening::Heal => self.heal(),
             Happening::CheckBounds => {
                 self.check_bounds();
@@ -362,42 +336,9 @@ impl World {
         }
     }
 
-    /// Something goes wrong. What makes no difference gives way to something that does.
-    fn strike(&mut self, fault: Fault) {
-        let machines = self.plan.workers.len() as u64;
-        let mut struck = fault.strike(self);
-        for _ in 0..16 {
-            if struck {
-                break;
-            }
-            struck = Fault::draw(&mut self.rng, machines).strike(self);
-        }
-        self.counts.faults += u64::from(struck);
-    }
-
-    /// Sets the wall clock to and fro, with a start of the orchestrator somewhere in between.
-    pub fn strobe(&mut self, by_ms: i64, jumps: u64) {
-        self.jump(by_ms, jumps);
-        let half = jumps * JUMP_EVERY_MS / 2;
-        self.after(
-            half,
-            Happening::Strike(Fault::CrashDaemon { at: CrashPoint::Between, back_after_ms: 300 }),
-        );
-    }
-
-    fn jump(&mut self, by_ms: i64, left: u64) {
-        self.wall_offset += by_ms;
-        if left > 0 && self.is_faulty() {
-            self.after(JUMP_EVERY_MS, Happening::Jump { by_ms: -by_ms, left: left - 1 });
-        }
-    }
-
     /// The faults are over: everything that stands still or is cut off comes back.
     fn heal(&mut self) {
         self.crash_next = None;
-        if let Some(pool) = &mut self.pool {
-            (pool.silent_until, pool.failing_until) = (0, 0);
-        }
         self.daemon_stopped_until = 0;
         for worker in 0..self.workers.len() {
             self.workers[worker].stopped_until = 0;
