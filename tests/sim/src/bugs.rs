@@ -49,11 +49,43 @@ pub enum Bug {
     SeamRepeats,
     /// A seam comes before tokens that a reader may have had.
     SeamTooEarly,
+    /// A pool is asked twice for one worker.
+    SpawnTwice,
+    /// A pool is asked for a worker that is not written down.
+    SpawnUnwritten,
+    /// A worker that is to give way is stopped before its runs have ended.
+    StopBusy,
+    /// A pool's memory is read as if nothing were in it.
+    RoomMisread,
+    /// A worker goes as soon as it is idle.
+    KeepAliveShort,
+    /// A worker gives way before it has served for as long as it may.
+    ResidencyIgnored,
+    /// A run goes to a worker of another model.
+    WrongModel,
+    /// A run goes to two workers.
+    RunElsewhereToo,
+    /// That a job runs is not written down.
+    RunningUnwritten,
+    /// A session that is forgotten stays on disk.
+    SessionKept,
+    /// A restart forgets the policies in force.
+    PoliciesForgotten,
+    /// The journal leaves out what the watchdog cut.
+    WatchdogNotJournaled,
+    /// A policy's scores depend on how often it was asked.
+    RestlessScript,
+    /// The brain is not told of jobs that a full disk refused.
+    WithdrawForgotten,
+    /// A job that a full disk refused is acknowledged.
+    FullDiskAccepted,
+    /// What waits for room on the disk is acted on and never written.
+    HeldForgotten,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 38] = [
         Self::ActBeforeCommit,
         Self::StaleAttemptAccepted,
         Self::SlotLeaked,
@@ -76,6 +108,22 @@ impl Bug {
         Self::ClockRunsBack,
         Self::SeamRepeats,
         Self::SeamTooEarly,
+        Self::SpawnTwice,
+        Self::SpawnUnwritten,
+        Self::StopBusy,
+        Self::RoomMisread,
+        Self::KeepAliveShort,
+        Self::ResidencyIgnored,
+        Self::WrongModel,
+        Self::RunElsewhereToo,
+        Self::RunningUnwritten,
+        Self::SessionKept,
+        Self::PoliciesForgotten,
+        Self::WatchdogNotJournaled,
+        Self::RestlessScript,
+        Self::WithdrawForgotten,
+        Self::FullDiskAccepted,
+        Self::HeldForgotten,
     ];
 
     /// Its name on the command line.

@@ -81,6 +81,10 @@ impl World {
         let Some(daemon) = self.daemon.as_ref().filter(|_| self.now >= self.daemon_stopped_until) else {
             return;
         };
+        // With a commit that the disk refuses, what is not on disk is part of a later checkpoint.
+        if daemon.held.is_some() {
+            return;
+        }
         let mut saved = Vec::new();
         for (job_id, log) in &daemon.logs {
             let stored = self.store.jobs.get_mut(job_id);

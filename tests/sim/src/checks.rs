@@ -14,7 +14,9 @@ use crate::daemon::Logged;
 use crate::plan::ClientPlan;
 use crate::sim_worker::{NOT_A_WORKER, token_value};
 use crate::store::Stored;
-use crate::world::World;
+use crate::world::{FAULTS_AT_LEAST, World};
+
+mod supply;
 
 /// Failures that are kept; one is enough to fail a seed.
 const KEPT: usize = 5;
@@ -35,6 +37,8 @@ pub struct Checks {
     opened: BTreeSet<(JobId, Attempt)>,
     known: BTreeMap<WorkerId, Known>,
     pending: BTreeMap<RequestId, (WorkerId, InstanceId, WorkerStatus)>,
+    /// Workers that were asked for.
+    pub spawns: supply::Spawns,
 }
 
 /// What the brain was told of a worker, kept apart from the brain.
@@ -44,6 +48,10 @@ struct Known {
     instance: InstanceId,
     status: WorkerStatus,
     draining: bool,
+    /// Since when it is ready for the living orchestrator.
+    ready_since: Option<Time>,
+    /// When it was last handed a run.
+    used_at: Option<Time>,
 }
 
 impl Checks {
@@ -51,6 +59,13 @@ impl Checks {
     pub fn fail(&mut self, invariant: &str, what: String) {
         if self.failures.len() < KEPT {
             self.failures.push(format!("{invariant}: {what}"));
+        }
+    }
+
+    /// Looks at something, and notes what is wrong with it.
+    fn note(&mut self, invariant: &str, look: impl FnOnce(&mut Self) -> Option<String>) {
+        if let Some(wrong) = look(self) {
+            self.fail(invariant, wrong);
         }
     }
 
@@ -158,7 +173,8 @@ impl Checks {
         let same = (row.retry, row.priority, row.on_disconnect)
             == (plan.retry, plan.priority, plan.on_disconnect)
             && row.deadline.map(|at| at.since(row.submitted_at)) == plan.deadline_ms
-            && row.model == plan.model;
+            && row.model == plan.model
+            && row.placement == plan.placement;
         if !same {
             self.fail("I1", format!("{} is on disk as {row:?}, but {plan:?} was asked for", row.job_id));
         }
@@ -219,13 +235,17 @@ impl Checks {
         }
         let before = self.known.get(&id).filter(|known| known.instance == instance);
         let draining = before.is_some_and(|known| known.draining);
-        self.known.insert(id, Known { heard: now, instance, status, draining });
+        let ready_since = before.and_then(|known| known.ready_since);
+        let ready_since = ready_since.or((status == WorkerStatus::Ready).then_some(now));
+        let used_at = before.and_then(|known| known.used_at);
+        self.known.insert(id, Known { heard: now, instance, status, draining, ready_since, used_at });
     }
 
     fn dispatched(&mut self, run: &RunKey, now: Time) {
         if !self.opened.insert((run.job_id, run.attempt)) {
             return;
         }
+        self.known.get_mut(&run.worker_id).into_iter().for_each(|known| known.used_at = Some(now));
         let problem = match self.known.get(&run.worker_id) {
             None => Some("is not known".to_owned()),
             Some(known) if known.draining => Some("is draining".to_owned()),
@@ -238,6 +258,11 @@ impl Checks {
         if let Some(problem) = problem {
             self.fail("I7", format!("{run:?} is handed out although the worker {problem}"));
         }
+    }
+
+    /// A worker is to finish and go.
+    fn is_to_leave(&mut self, worker_id: &WorkerId) {
+        self.known.get_mut(worker_id).into_iter().for_each(|known| known.draining = true);
     }
 
     /// I4: what an old attempt reports moves nothing. `before` and `after` are the job around it.
@@ -355,7 +380,14 @@ impl World {
         }
         self.check_clients(&mut checks);
         self.check_idle(&mut checks);
+        self.check_late_clients(&mut checks);
+        if self.counts.faults < FAULTS_AT_LEAST {
+            checks.fail("plan", format!("only {} faults had an effect", self.counts.faults));
+        }
         self.checks = checks;
+        if self.daemon.as_ref().is_some_and(|daemon| daemon.is_settled()) {
+            self.check_rows();
+        }
     }
 
     fn check_clients(&self, checks: &mut Checks) {

@@ -10,6 +10,9 @@ use crate::daemon::{Caller, Logged};
 use crate::plan::{ClientPlan, Fate};
 use crate::world::{Happening, World};
 
+/// A client gives up after so many tries to hand its task in.
+pub const MOST_TRIES: u32 = 60;
+
 /// A client with one job.
 #[derive(Debug)]
 pub struct Client {
@@ -23,11 +26,13 @@ pub struct Client {
     pub done: bool,
     /// Whether the events it had read are gone: orchestrator and worker were both lost.
     pub orphaned: bool,
-    tries: u32,
+    /// How often it has handed its task in.
+    pub tries: u32,
     connections: u32,
     is_reading: bool,
     is_away: bool,
-    is_refused: bool,
+    /// Whether it was told that its task will never be taken.
+    pub is_refused: bool,
     skip: usize,
 }
 
@@ -55,23 +60,27 @@ pub const fn is_last(logged: &Logged) -> bool {
     matches!(logged, Logged::Other(event) if event.is_last())
 }
 
+/// The client whose job this is.
+pub fn client_of(job_id: JobId) -> usize {
+    (job_id.uuid().as_u128() >> 64) as usize
+}
+
 impl World {
     /// What the job of this id was planned to be.
     pub fn job_plan(&self, job_id: JobId) -> (u32, Fate) {
-        let client = (job_id.uuid().as_u128() >> 64) as usize;
-        let plan = &self.clients[client].plan;
+        let plan = &self.clients[client_of(job_id)].plan;
         (plan.tokens, plan.fate)
     }
 
     /// What the job of this id asked for when its worker is lost.
     pub fn job_retry(&self, job_id: JobId) -> RetryMode {
-        self.clients[(job_id.uuid().as_u128() >> 64) as usize].plan.retry
+        self.clients[client_of(job_id)].plan.retry
     }
 
     /// Sends the task, again and again while it may.
     pub fn submit(&mut self, client: usize) {
         let me = &mut self.clients[client];
-        if me.job.is_some() || me.is_refused || me.tries > 60 {
+        if me.job.is_some() || me.is_refused || me.tries > MOST_TRIES {
             return;
         }
         me.tries += 1;
@@ -109,7 +118,7 @@ impl World {
             deadline_ms: plan.deadline_ms,
             on_disconnect: plan.on_disconnect,
             retry: if self.bug == Some(Bug::RequestAltered) { RetryMode::default() } else { plan.retry },
-            placement: api_types::task::Placement::default(),
+            placement: plan.placement.clone(),
             durability: plan.durability,
             is_read: false,
             idempotency: plan
@@ -138,7 +147,11 @@ impl World {
                 self.counts.refused += 1;
                 let again = matches!(
                     error.code,
-                    ErrorCode::QueueFull | ErrorCode::QuotaExceeded | ErrorCode::ModelNotFound
+                    ErrorCode::QueueFull
+                        | ErrorCode::QuotaExceeded
+                        | ErrorCode::ModelNotFound
+                        | ErrorCode::NoCapacity
+                        | ErrorCode::StorageFull
                 );
                 self.clients[client].is_refused = !again;
                 if error.code == ErrorCode::IdempotencyConflict {

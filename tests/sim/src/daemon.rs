@@ -1,6 +1,7 @@
 //! The orchestrator's shell in small: take what has arrived, decide, commit, act.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use api_types::{JobId, TaskEvent, WorkerId};
 use orchestrator_core::{Action, Event, GoOn, OpenStream, Orchestrator, RequestId, RunKey, Step};
@@ -8,7 +9,9 @@ use orchestrator_core::{Action, Event, GoOn, OpenStream, Orchestrator, RequestId
 use crate::bugs::Bug;
 use crate::faults::CrashPoint;
 use crate::journal::Journal;
+use crate::pools::Ask;
 use crate::relay::Relay;
+use crate::scripts::Watched;
 use crate::world::{Happening, World};
 
 /// An event of a job's stream as readers get it; its id is its place in the log.
@@ -57,6 +60,8 @@ pub struct Daemon {
     /// What is planted.
     pub bug: Option<Bug>,
     journal: Journal,
+    /// What the disk refused, and when it is tried again.
+    pub held: Option<(Step, u64)>,
     committing: Option<Step>,
     woken_at: Option<u64>,
 }
@@ -80,9 +85,15 @@ impl Daemon {
             goes_on: BTreeMap::new(),
             waiting: BTreeMap::new(),
             readers: BTreeMap::new(),
+            held: None,
             committing: None,
             woken_at: None,
         }
+    }
+
+    /// Whether what was decided is on disk.
+    pub const fn is_settled(&self) -> bool {
+        self.held.is_none() && self.committing.is_none()
     }
 
     /// A job's log as it will be when `step` has been acted on up to the job's end, without its last
@@ -148,17 +159,22 @@ impl World {
             return;
         }
         let batch: Vec<Event> = daemon.mailbox.drain(..).collect();
-        let mut step = Step::default();
+        let (mut step, again_at) = daemon.held.take().unwrap_or_default();
         for event in batch {
             self.decide(event, &mut step);
         }
         self.decide_timeout(&mut step);
-        self.run_step(step);
+        match &mut self.daemon {
+            Some(daemon) if self.now < again_at => daemon.held = Some((step, again_at)),
+            _ => self.run_step(step),
+        }
         self.arm();
     }
 
-    fn decide(&mut self, event: Event, step: &mut Step) {
+    /// Hands an event to the brain, and adds what comes of it to the step.
+    pub fn decide(&mut self, event: Event, step: &mut Step) {
         let now = self.time();
+        let event = self.misread_room(event);
         let Some(daemon) = &mut self.daemon else { return };
         let reported = reported_run(&event);
         let row_of = |brain: &Orchestrator, run: &RunKey| brain.job(run.job_id).map(|standing| standing.row);
@@ -176,14 +192,23 @@ impl World {
         daemon.journal.event(&event, now);
         let more = daemon.brain.handle_event(event, now);
         let wrong = daemon.journal.decided(&daemon.brain, &more);
-        self.checks.indexed(&daemon.brain);
         if let Some(run) = reported {
             let after = row_of(&daemon.brain, &run);
             self.checks.stale_report(&run, before.as_ref(), after.as_ref());
         }
         self.counts.events += 1;
         self.checks.replayed(wrong);
-        self.checks.decided(&more, now);
+        self.decided(more, step);
+    }
+
+    /// What the brain decided is looked at and becomes part of the step.
+    fn decided(&mut self, more: Step, step: &mut Step) {
+        let more = self.tampered(more);
+        if let Some(daemon) = &self.daemon {
+            self.checks.indexed(&daemon.brain);
+        }
+        self.checks.decided(&more, self.time());
+        self.check_supply(&more);
         self.take_in(more, step);
     }
 
@@ -213,11 +238,9 @@ impl World {
             daemon.journal.timeout(now);
             let more = daemon.brain.handle_timeout(now);
             let wrong = daemon.journal.decided(&daemon.brain, &more);
-            self.checks.indexed(&daemon.brain);
             self.checks.replayed(wrong);
             self.counts.timeouts += 1;
-            self.checks.decided(&more, now);
-            self.take_in(more, step);
+            self.decided(more, step);
         }
     }
 
@@ -276,6 +299,8 @@ impl World {
     pub fn commit(&mut self) {
         let Some(daemon) = &mut self.daemon else { return };
         let Some(step) = daemon.committing.take() else { return };
+        let Some(step) = self.what_the_disk_takes(step) else { return };
+        let Some(daemon) = &mut self.daemon else { return };
         let queued = first_events(&step);
         let daemon = &*daemon;
         let kept = |job_id: JobId, last: &TaskEvent| {
@@ -337,11 +362,11 @@ impl World {
                 self.end_log(job_id, release_held, last_event);
             }
             Action::ProbeWorker { worker_id, .. } => self.probe(&worker_id),
-            Action::AskPool { pool, .. }
-            | Action::SpawnWorker { pool, .. }
-            | Action::StopWorker { pool, .. } => {
-                self.checks.fail("I3", format!("{} was called, but there are no pools", pool.pool_id));
+            Action::AskPool { pool, ask } => self.ask_pool(&pool.pool_id, Ask::Room(ask)),
+            Action::SpawnWorker { pool, worker_id, model } => {
+                self.ask_pool(&pool.pool_id, Ask::Spawn(worker_id, model));
             }
+            Action::StopWorker { pool, worker_id } => self.ask_pool(&pool.pool_id, Ask::Stop(worker_id)),
             Action::Notify(notice) => self.counts.notice(&notice),
         }
     }
@@ -397,6 +422,8 @@ impl World {
         if let Some(daemon) = self.daemon.take() {
             self.checks.replayed(daemon.journal.replay());
             self.counts.crashes += 1;
+            self.counts.faults += 1;
+            self.take_back_spawns();
             self.checks.daemon_gone();
             self.life += 1;
             self.after(back_after_ms, Happening::StartDaemon(self.life));
@@ -407,13 +434,17 @@ impl World {
     pub fn start_daemon(&mut self) {
         self.set_clock();
         let now = self.time();
-        let (brain, step) = Orchestrator::recover(self.plan.settings.clone(), self.store.rows(self.bug), now);
+        let restless = self.bug == Some(Bug::RestlessScript);
+        let scripts = Arc::new(Watched::new(self.plan.watchdog_every, restless));
+        let rows = self.store.rows(self.bug);
+        self.checks.spawns.restart(rows.spawns.iter());
+        let (brain, step) = Orchestrator::recover_with(self.settings(), rows, scripts, now);
         let (logs, reach) = self.logs_on_disk();
         self.checks.recovered(&brain, &self.store.jobs);
         self.daemon = Some(Daemon::new(brain, logs, reach, self.bug));
-        self.checks.decided(&step, now);
+        self.check_rows();
         let mut all = Step::default();
-        self.take_in(step, &mut all);
+        self.decided(step, &mut all);
         self.run_step(all);
         self.arm();
         self.after(0, Happening::DriverTurn(self.life));

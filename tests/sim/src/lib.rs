@@ -1,21 +1,27 @@
 //! A seeded world around the brain: faults in, broken promises out.
 //!
-//! The brain is the real one. The driver, the disk, the relay, the workers, the clients and the
-//! network between them are small models that fail in every way the plan of a seed says. The same
-//! seed always gives the same run, to the last byte of its trace.
+//! The brain is the real one, and so is the language of its policies. The driver, the disk, the relay,
+//! the workers, the pools, the operator, the clients and the network between them are small models that
+//! fail in every way the plan of a seed says. The same seed always gives the same run, to the last byte
+//! of its trace.
 
 pub mod bugs;
 pub mod carry;
 pub mod checks;
 pub mod client;
 pub mod daemon;
+pub mod disk;
 pub mod faults;
 pub mod journal;
+pub mod operator;
 pub mod plan;
+pub mod pools;
 pub mod relay;
 pub mod rng;
+pub mod scripts;
 pub mod sim_worker;
 pub mod store;
+mod tamper;
 pub mod world;
 
 use bugs::Bug;

@@ -1,17 +1,24 @@
 //! `cargo run -p sim --release -- --seeds 1000`
 
+mod ledger;
+
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Instant;
 
 use clap::Parser;
+use ledger::{Hunt, Ledger, Sweep};
 use sim::bugs::Bug;
 use sim::world::Counts;
 use sim::{Outcome, kept_seeds, run_seed};
 
 /// Every so many seeds one is run twice and both traces are compared.
-const CANARY_EVERY: u64 = 25;
+const CANARY_EVERY: usize = 25;
+
+/// Seeds that broke a promise of which the promises are shown.
+const FAILURES_SHOWN: usize = 5;
 
 /// Runs the brain in a seeded world of faults and checks the promises it makes.
 #[derive(Debug, Parser)]
@@ -33,7 +40,9 @@ struct Arguments {
     find_bugs: bool,
     /// Threads to run seeds on.
     #[arg(long, default_value_t = 1)]
-    jobs: u64,
+    jobs: usize,
+    #[command(flatten)]
+    ledger: Ledger,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -42,7 +51,7 @@ fn main() -> anyhow::Result<ExitCode> {
         return replay(seed, arguments.bug);
     }
     if arguments.find_bugs {
-        return find_bugs(arguments.from, arguments.seeds);
+        return find_bugs(&arguments);
     }
     sweep(&arguments)
 }
@@ -51,112 +60,140 @@ fn main() -> anyhow::Result<ExitCode> {
 fn replay(seed: u64, bug: Option<Bug>) -> anyhow::Result<ExitCode> {
     let outcome = run_seed(seed, bug, true)?;
     println!("{:?}\ntrace {:016x}", outcome.counts, outcome.hash);
-    Ok(verdict(&outcome, bug))
+    if outcome.failures.is_empty() {
+        println!("seed {seed}: every promise was kept");
+        return Ok(ExitCode::SUCCESS);
+    }
+    tell_failure(&outcome, bug);
+    Ok(ExitCode::FAILURE)
 }
 
-fn verdict(outcome: &Outcome, bug: Option<Bug>) -> ExitCode {
-    if outcome.failures.is_empty() {
-        println!("seed {}: every promise was kept", outcome.seed);
-        return ExitCode::SUCCESS;
-    }
+fn tell_failure(outcome: &Outcome, bug: Option<Bug>) {
     for failure in &outcome.failures {
-        println!("seed {}: {failure}", outcome.seed);
+        println!("seed {}: {}", outcome.seed, shorten(failure));
     }
     let planted = bug.map_or(String::new(), |bug| format!(" --bug {}", bug.name()));
     println!("replay it with: cargo run -p sim --release -- --seed {}{planted}", outcome.seed);
-    ExitCode::FAILURE
 }
 
-/// Many seeds; stops at the first that fails.
+/// Many seeds, all of them whatever they give.
 fn sweep(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
     let mut seeds = kept_seeds()?;
+    let kept_seeds = seeds.len() as u64;
     seeds.extend(arguments.from..arguments.from + arguments.seeds);
-    let outcomes = run_all(&seeds, arguments.bug, arguments.jobs.max(1))?;
+    let run = |seed: &u64| run_seed(*seed, arguments.bug, false);
+    let outcomes = on_threads(arguments.jobs, &seeds, run)?.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let mut sweep = Sweep { from: arguments.from, seeds: arguments.seeds, kept_seeds, ..Sweep::default() };
+    add_up(&outcomes, &mut sweep);
+    canary(arguments, &outcomes, &mut sweep)?;
+    let failed = outcomes.iter().filter(|outcome| !outcome.failures.is_empty());
+    failed.take(FAILURES_SHOWN).for_each(|outcome| tell_failure(outcome, arguments.bug));
+    println!(
+        "{} seeds, {} of them broke a promise; {} faults had an effect, {} at least in each; \
+         {} seeds were run twice, {} with another trace",
+        outcomes.len(),
+        sweep.violations,
+        sweep.faults,
+        sweep.faults_min,
+        sweep.rerun,
+        sweep.rerun_differ
+    );
+    let passed = sweep.violations + sweep.rerun_differ == 0;
+    arguments.ledger.add("seeds", started.elapsed().as_secs(), sweep)?;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn add_up(outcomes: &[Outcome], sweep: &mut Sweep) {
     let mut counts = Counts::default();
     let mut hash = 0_u64;
-    for outcome in &outcomes {
+    for outcome in outcomes {
         counts.add(&outcome.counts);
         hash = hash.rotate_left(5) ^ outcome.hash;
-        if !outcome.failures.is_empty() {
-            return Ok(verdict(outcome, arguments.bug));
+        if let Some(failure) = outcome.failures.first() {
+            sweep.violations += 1;
+            sweep.first_violation.get_or_insert_with(|| (outcome.seed, shorten(failure)));
         }
     }
-    println!("{} seeds, every promise was kept", outcomes.len());
-    println!("{counts:?}\ntrace {hash:016x}");
-    canary(&outcomes, arguments.bug)
+    println!("{counts:?}");
+    sweep.faults = counts.faults;
+    sweep.faults_min = outcomes.iter().map(|outcome| outcome.counts.faults).min().unwrap_or_default();
+    (sweep.crashes, sweep.spawns, sweep.unloads) = (counts.crashes, counts.spawns, counts.unloads);
+    (sweep.policy_failures, sweep.withdrawn) = (counts.policy_failures, counts.withdrawn);
+    sweep.trace = format!("{hash:016x}");
 }
 
-/// Runs seeds on some threads. Outcomes come in the order of `seeds`, up to the first failure.
-fn run_all(seeds: &[u64], bug: Option<Bug>, threads: u64) -> anyhow::Result<Vec<Outcome>> {
-    let next = AtomicU64::new(0);
+/// The same seed must give the same run.
+fn canary(arguments: &Arguments, outcomes: &[Outcome], sweep: &mut Sweep) -> anyhow::Result<()> {
+    let chosen: Vec<&Outcome> = outcomes.iter().step_by(CANARY_EVERY).collect();
+    let again = |once: &&Outcome| run_seed(once.seed, arguments.bug, false).map(|again| again.hash);
+    let hashes = on_threads(arguments.jobs, &chosen, again)?;
+    for (once, again) in chosen.iter().zip(hashes) {
+        let again = again?;
+        sweep.rerun += 1;
+        if again != once.hash {
+            sweep.rerun_differ += 1;
+            println!("seed {} is not deterministic: {:016x}, {again:016x}", once.seed, once.hash);
+        }
+    }
+    Ok(())
+}
+
+/// Each planted bug must be found, or the simulation is no test.
+fn find_bugs(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let first_failure = |bug: &Bug| {
+        let runs = (arguments.from..arguments.from + arguments.seeds).map(|seed| run_seed(seed, Some(*bug), false));
+        let failed = |run: &anyhow::Result<Outcome>| run.as_ref().map_or(true, |outcome| !outcome.failures.is_empty());
+        runs.into_iter().find(failed).transpose()
+    };
+    let firsts = on_threads(arguments.jobs, &Bug::ALL, first_failure)?;
+    let mut hunt =
+        Hunt { from: arguments.from, within: arguments.seeds, bugs: Bug::ALL.len(), ..Hunt::default() };
+    for (bug, first) in Bug::ALL.into_iter().zip(firsts) {
+        if let Some(outcome) = first? {
+            let failure = outcome.failures.first().cloned().unwrap_or_default();
+            println!("{}: found by seed {}: {}", bug.name(), outcome.seed, shorten(&failure));
+            hunt.found.push((bug.name(), outcome.seed));
+        } else {
+            println!("{}: not found within {} seeds", bug.name(), arguments.seeds);
+            hunt.missed.push(bug.name());
+        }
+    }
+    let passed = hunt.missed.is_empty();
+    arguments.ledger.add("bugs", started.elapsed().as_secs(), hunt)?;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Does something with each item on some threads; the results come in the order of the items.
+fn on_threads<T: Sync, R: Send>(
+    threads: usize,
+    items: &[T],
+    run: impl Fn(&T) -> R + Sync,
+) -> anyhow::Result<Vec<R>> {
+    let next = AtomicUsize::new(0);
     let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
-        for _ in 0..threads {
-            let (sender, next) = (sender.clone(), &next);
+        for _ in 0..threads.max(1) {
+            let (sender, next, run) = (sender.clone(), &next, &run);
             scope.spawn(move || {
-                while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    let outcome = run_seed(*seed, bug, false);
-                    let failed = !outcome.as_ref().is_ok_and(|outcome| outcome.failures.is_empty());
-                    if failed {
-                        next.store(seeds.len() as u64, Ordering::Relaxed);
-                    }
-                    if sender.send(outcome).is_err() || failed {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(place) else { return };
+                    if sender.send((place, run(item))).is_err() {
                         return;
                     }
                 }
             });
         }
         drop(sender);
-        let mut outcomes = receiver.iter().collect::<anyhow::Result<Vec<_>>>()?;
-        outcomes.sort_by_key(|outcome| seeds.iter().position(|seed| *seed == outcome.seed));
-        Ok(outcomes)
+        let mut results: Vec<(usize, R)> = receiver.iter().collect();
+        results.sort_by_key(|(place, _)| *place);
+        anyhow::ensure!(results.len() == items.len(), "a thread ended early");
+        Ok(results.into_iter().map(|(_, result)| result).collect())
     })
 }
 
-/// The same seed must give the same run.
-fn canary(outcomes: &[Outcome], bug: Option<Bug>) -> anyhow::Result<ExitCode> {
-    for outcome in outcomes.iter().step_by(CANARY_EVERY as usize) {
-        let again = run_seed(outcome.seed, bug, false)?;
-        if again.hash != outcome.hash {
-            println!(
-                "seed {} is not deterministic: {:016x}, {:016x}",
-                outcome.seed, outcome.hash, again.hash
-            );
-            return Ok(ExitCode::FAILURE);
-        }
-    }
-    println!("{} seeds were run twice with the same trace", outcomes.len().div_ceil(CANARY_EVERY as usize));
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Each planted bug must be found, or the simulation is no test.
-fn find_bugs(from: u64, seeds: u64) -> anyhow::Result<ExitCode> {
-    let mut all_found = true;
-    for bug in Bug::ALL {
-        match first_failure(bug, from, seeds)? {
-            Some(outcome) => {
-                let (seed, failure) = (outcome.seed, outcome.failures.first().cloned().unwrap_or_default());
-                println!("{}: found by seed {seed}: {}", bug.name(), shorten(&failure));
-            }
-            None => {
-                println!("{}: not found within {seeds} seeds", bug.name());
-                all_found = false;
-            }
-        }
-    }
-    Ok(if all_found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn first_failure(bug: Bug, from: u64, seeds: u64) -> anyhow::Result<Option<Outcome>> {
-    for seed in from..from + seeds {
-        let outcome = run_seed(seed, Some(bug), false)?;
-        if !outcome.failures.is_empty() {
-            return Ok(Some(outcome));
-        }
-    }
-    Ok(None)
-}
-
 fn shorten(text: &str) -> String {
-    text.chars().take(200).collect()
+    text.chars().take(400).collect()
 }

@@ -1,15 +1,20 @@
 //! What a seed means: the machines, the jobs, and when which fault strikes.
 
 use api_types::prefix::BlockHash;
-use api_types::task::{Durability, OnDisconnect, Priority, RetryMode};
+use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode};
 use api_types::{PrefixChain, SessionId, TenantId};
 use orchestrator_core::quota::{Quota, Quotas};
 use orchestrator_core::{FullPolicy, Settings};
 
 use crate::faults::Fault;
+use crate::operator::Order;
 use crate::rng::{Rng, mix};
 
-/// When the faults stop, in milliseconds from the start.
+mod extra;
+
+pub use extra::{ModelPlan, PoolPlan};
+
+/// When the faults stop, in milliseconds from the start; later where too few had an effect.
 pub const HEAL_AT: u64 = 70_000;
 /// How long everything may take to end after that.
 pub const SETTLE_MS: u64 = 400_000;
@@ -25,6 +30,12 @@ pub struct Plan {
     pub clients: Vec<ClientPlan>,
     /// What strikes when.
     pub faults: Vec<(u64, Fault)>,
+    /// Machines that start workers when they are asked.
+    pub pools: Vec<PoolPlan>,
+    /// What the operator does when.
+    pub orders: Vec<(u64, Order)>,
+    /// Every so many answers of a policy that is a script the watchdog cuts one.
+    pub watchdog_every: Option<u64>,
 }
 
 /// One worker.
@@ -41,8 +52,8 @@ pub struct WorkerPlan {
 /// One client with one job.
 #[derive(Debug, Clone)]
 pub struct ClientPlan {
-    /// When it submits.
-    pub at: u64,
+    /// When it submits; `None` is a while after the faults have stopped.
+    pub at: Option<u64>,
     /// The model.
     pub model: &'static str,
     /// Who it is done for.
@@ -59,6 +70,8 @@ pub struct ClientPlan {
     pub on_disconnect: OnDisconnect,
     /// What happens when its worker is lost.
     pub retry: RetryMode,
+    /// Where it may run.
+    pub placement: Placement,
     /// Whether it is written down.
     pub durability: Durability,
     /// Whether it bears an idempotency key, so that it can be sent again.
@@ -109,7 +122,12 @@ impl Plan {
         let runnable = models.len().min(workers.len());
         let clients = (0..rng.between(15, 40)).map(|_| client(&mut rng, &models[..runnable])).collect();
         let faults = faults(&mut rng, workers.len() as u64);
-        Self { settings: settings(&mut rng), workers, clients, faults }
+        let settings = settings(&mut rng);
+        let none = (Vec::new(), Vec::new(), None);
+        let (pools, orders, watchdog_every) = none;
+        let mut plan = Self { settings, workers, clients, faults, pools, orders, watchdog_every };
+        plan.add_more(seed);
+        plan
     }
 }
 
@@ -153,7 +171,7 @@ fn client(rng: &mut Rng, models: &[&'static str]) -> ClientPlan {
         tenant: tenant(&format!("tenant-{}", rng.between(0, 2))).unwrap_or_default(),
         session_id: rng.chance(40).then(|| format!("session-{conversation}").parse().ok()).flatten(),
         prefix: prefix(rng, conversation),
-        at: rng.between(0, HEAL_AT - 10_000),
+        at: Some(rng.between(0, HEAL_AT - 10_000)),
         model: models[rng.next() as usize % models.len()],
         priority: if rng.chance(30) { Priority::Batch } else { Priority::Interactive },
         deadline_ms: rng.chance(15).then(|| rng.between(500, 30_000)),
@@ -163,6 +181,7 @@ fn client(rng: &mut Rng, models: &[&'static str]) -> ClientPlan {
             10..=39 => RetryMode::Continue,
             _ => RetryMode::BeforeFirstToken,
         },
+        placement: Placement::default(),
         durability: if rng.chance(10) { Durability::Memory } else { Durability::Durable },
         keyed: rng.chance(70),
         doubled: rng.chance(20),

@@ -6,7 +6,7 @@ use api_types::event::RunEnd;
 use api_types::task::RetryMode;
 use api_types::worker::{Seam, WorkerFacts, WorkerStatus};
 use api_types::{
-    Attempt, ErrorCode, ErrorDetail, Incarnation, InstanceId, JobId, PROTOCOL, StopReason, TaskEvent,
+    Attempt, ErrorCode, ErrorDetail, Incarnation, InstanceId, JobId, PROTOCOL, PoolId, StopReason, TaskEvent,
     WorkerId,
 };
 use orchestrator_core::{Answer, Event, GoOn, RequestId, Run, RunKey};
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::bugs::Bug;
 use crate::daemon::{Caller, Logged};
 use crate::plan::{Fate, WorkerPlan};
+use crate::pools::Home;
 use crate::relay::overflow;
 use crate::rng::mix;
 use crate::world::{Happening, World};
@@ -42,6 +43,8 @@ pub struct SimWorker {
     pub deaf_until: u64,
     /// Until when nothing gets through from it.
     pub mute_until: u64,
+    /// Where it lives, when a pool started it.
+    pub home: Option<Home>,
 }
 
 /// One start of a worker.
@@ -96,6 +99,23 @@ pub enum Reach {
 }
 
 impl SimWorker {
+    /// A machine on which nothing runs yet.
+    pub const fn new(id: WorkerId, plan: WorkerPlan) -> Self {
+        let (stopped_until, cut_until, deaf_until, mute_until) = (0, 0, 0, 0);
+        Self { id, plan, process: None, stopped_until, cut_until, deaf_until, mute_until, home: None }
+    }
+
+    /// Whether its process reads the model.
+    pub fn is_loading(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.status == WorkerStatus::Loading)
+    }
+
+    /// Whether it is at work on a run.
+    pub fn is_running(&self, run: RunId) -> bool {
+        let found = self.process.as_ref().and_then(|process| process.runs.get(&run));
+        found.is_some_and(|run| !run.ended)
+    }
+
     /// What a connection meets at `now`.
     pub const fn reach(&self, now: u64) -> Reach {
         // A connection needs both directions.
@@ -115,15 +135,16 @@ impl SimWorker {
         Some(process.runs.get(&run)?.events.get(cursor..)?.to_vec())
     }
 
-    fn facts(&self, instance: InstanceId) -> WorkerFacts {
+    fn facts(&self, instance: InstanceId, pool_id: Option<PoolId>) -> WorkerFacts {
         WorkerFacts {
             worker_id: self.id.clone(),
             instance,
-            pool_id: None,
+            evictable: pool_id.is_some(),
+            pool_id,
             uri: format!("http://{}", self.id),
             model: self.plan.model.to_owned(),
             model_ref: None,
-            backend: "fake".to_owned(),
+            backend: if self.home.is_some() { "cpu" } else { "fake" }.to_owned(),
             devices: Vec::new(),
             slots: self.plan.slots,
             context_length: 4_096,
@@ -132,7 +153,6 @@ impl SimWorker {
             quantization: None,
             tokenizer: None,
             capabilities: vec![api_types::worker::PREFIX_CACHE.to_owned()],
-            evictable: false,
             engine: String::new(),
             version: String::new(),
             protocol: PROTOCOL,
@@ -202,11 +222,15 @@ impl World {
         }
     }
 
-    /// Starts a worker's process, unless it has one.
+    /// Starts a worker's process, unless it has one, or a pool would have to be asked for it.
     pub fn start_worker(&mut self, worker: usize) {
-        if self.workers[worker].process.is_some() {
-            return;
+        if self.workers[worker].process.is_none() && self.workers[worker].home.is_none() {
+            self.begin_process(worker);
         }
+    }
+
+    /// Starts a worker's process.
+    pub fn begin_process(&mut self, worker: usize) {
         self.starts += 1;
         let start = self.starts;
         let drawn = if self.bug == Some(Bug::NoIncarnation) { worker as u64 } else { 1_000 + start };
@@ -234,18 +258,27 @@ impl World {
         let Some(process) = self.workers[worker].process.take() else { return };
         self.workers[worker].stopped_until = 0;
         self.counts.worker_deaths += 1;
+        if process.status == WorkerStatus::Loading {
+            self.tell_spawned(worker, Some(ErrorDetail::new(ErrorCode::SpawnFailed, "scripted")));
+        }
         self.break_streams_of(worker, process.start);
     }
 
-    /// Breaks the streams from a worker that lives on.
-    pub fn break_streams(&mut self, worker: usize) {
-        if let Some(start) = self.workers[worker].process.as_ref().map(|process| process.start) {
-            self.break_streams_of(worker, start);
+    /// Ends a process that is still loading.
+    pub fn die_loading(&mut self, worker: usize, start: u64) {
+        if self.process(worker, start).is_some() && self.workers[worker].is_loading() {
+            self.kill_worker(worker);
         }
     }
 
-    fn break_streams_of(&mut self, worker: usize, start: u64) {
-        let Some(daemon) = &self.daemon else { return };
+    /// Breaks the streams from a worker that lives on. Whether there are any.
+    pub fn break_streams(&mut self, worker: usize) -> bool {
+        let start = self.workers[worker].process.as_ref().map(|process| process.start);
+        start.is_some_and(|start| self.break_streams_of(worker, start))
+    }
+
+    fn break_streams_of(&mut self, worker: usize, start: u64) -> bool {
+        let Some(daemon) = &self.daemon else { return false };
         let id = &self.workers[worker].id;
         let broken: Vec<_> = daemon
             .relays
@@ -253,11 +286,13 @@ impl World {
             .filter(|(run, relay)| run.worker_id == *id && relay.start == Some(start))
             .map(|(run, relay)| (run.clone(), relay.conn))
             .collect();
+        let any = !broken.is_empty();
         for (run, conn) in broken {
             let delay = self.latency();
             let cause = orchestrator_core::BrokenCause::Unreachable;
             self.after(delay, Happening::RelayBreak { life: self.life, conn, run, cause });
         }
+        any
     }
 
     /// The model is read.
@@ -265,6 +300,7 @@ impl World {
         if let Some(process) = self.process(worker, start) {
             process.status = WorkerStatus::Ready;
             self.beat(worker);
+            self.tell_spawned(worker, None);
         }
     }
 
@@ -295,7 +331,8 @@ impl World {
     fn sign_of_life(&self, worker: usize, request: RequestId) -> Option<Event> {
         let machine = &self.workers[worker];
         let process = machine.process.as_ref()?;
-        let facts = || Box::new(machine.facts(process.instance));
+        let pool_id = machine.home.map(|home| self.pools[home.pool].id.clone());
+        let facts = || Box::new(machine.facts(process.instance, pool_id));
         let (status, runs) = (process.status, process.listed());
         Some(match process.incarnation {
             None => Event::WorkerReady { request, facts: facts(), status, runs, secret: None },
@@ -491,11 +528,13 @@ impl World {
         }
     }
 
-    /// The operator drains a worker.
-    pub fn drain_worker(&mut self, worker: usize) {
+    /// The operator drains a worker. Whether somebody hears of it who did not want to go anyway.
+    pub fn drain_worker(&mut self, worker: usize) -> bool {
+        let staying = self.workers[worker].process.as_ref().is_some_and(|p| p.status != WorkerStatus::Draining);
         let request = self.draw_request();
         let event = Event::DrainWorker { request, worker_id: self.workers[worker].id.clone() };
         self.send_to_daemon(1, event, request, Caller::Nobody);
+        staying && self.daemon.is_some()
     }
 }
 

@@ -19,12 +19,15 @@ pub struct Store {
     pub jobs: BTreeMap<JobId, Stored>,
     workers: BTreeMap<WorkerId, WorkerRow>,
     pools: BTreeMap<PoolId, PoolRow>,
-    spawns: BTreeMap<WorkerId, SpawnRow>,
-    sessions: BTreeMap<(TenantId, SessionId), SessionRow>,
+    /// Workers that pools were asked for.
+    pub spawns: BTreeMap<WorkerId, SpawnRow>,
+    /// Sessions.
+    pub sessions: BTreeMap<(TenantId, SessionId), SessionRow>,
     next_incarnation: Option<Incarnation>,
     decisions: Vec<(JobId, Attempt, Decision)>,
     estimates: Option<Estimates>,
-    policies: PolicyRows,
+    /// The policies in force.
+    pub policies: PolicyRows,
 }
 
 /// A job on disk.
@@ -144,7 +147,11 @@ impl Store {
             next_incarnation: self.next_incarnation,
             decisions: self.decisions.iter().filter(|(id, _, _)| living(id)).cloned().collect(),
             estimates: self.estimates.clone(),
-            policies: self.policies.clone(),
+            policies: if bug == Some(Bug::PoliciesForgotten) {
+                PolicyRows::default()
+            } else {
+                self.policies.clone()
+            },
         }
     }
 }

@@ -4,20 +4,27 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
 
 use api_types::{CorrelationId, WorkerId};
-use orchestrator_core::{Answer, BrokenCause, Event, Notice, RequestId, RunKey, Time};
+use orchestrator_core::{Answer, BrokenCause, Event, Notice, RequestId, RunKey, SpawnPhase, Time};
 
 use crate::bugs::Bug;
 use crate::checks::Checks;
-use crate::client::Client;
+use crate::client::{Client, MOST_TRIES};
 use crate::daemon::{Caller, Daemon};
+use crate::disk::Disk;
 use crate::faults::{CrashPoint, Fault};
+use crate::operator::Order;
 use crate::plan::{HEAL_AT, Plan, SETTLE_MS};
+use crate::pools::{Ask, SimPool};
 use crate::rng::Rng;
 use crate::sim_worker::{RunId, SimWorker};
 use crate::store::Store;
 
 /// When the world begins, in milliseconds since the Unix epoch.
 const EPOCH: u64 = 1_700_000_000_000;
+/// Faults that each seed is to have with an effect.
+pub const FAULTS_AT_LEAST: u64 = 20;
+/// Milliseconds between two faults that are struck because too few had an effect.
+const AGAIN_MS: u64 = 800;
 /// How often the bounds are checked, in milliseconds.
 const BOUNDS_EVERY_MS: u64 = 2_000;
 
@@ -26,6 +33,7 @@ const BOUNDS_EVERY_MS: u64 = 2_000;
 #[expect(missing_docs, reason = "each is named after what happens")]
 pub enum Happening {
     Strike(Fault),
+    Strobe { by_ms: i64, left: u32, every_ms: u64 },
     Heal,
     CheckBounds,
     Checkpoint,
@@ -38,6 +46,10 @@ pub enum Happening {
     RelayTick { life: u64, conn: u64, run: RunKey },
     RelayWatch { life: u64, conn: u64, run: RunKey },
     RelayBreak { life: u64, conn: u64, run: RunKey, cause: BrokenCause },
+    Order(Order),
+    Handshake(usize),
+    PoolAsked { life: u64, pool: usize, ask: Ask },
+    DieLoading { worker: usize, start: u64 },
     StartWorker(usize),
     WorkerLoaded { worker: usize, start: u64 },
     Beat { worker: usize, start: u64 },
@@ -78,10 +90,18 @@ pub struct World {
     pub wall_offset: i64,
     /// How far the orchestrator's clock is: the wall clock at its start, carried on steadily.
     pub clock_offset: i64,
+    /// How far the wall clock was ahead when an orchestrator last started by it.
+    clock_read: i64,
     /// The largest time the orchestrator has committed.
     pub committed_at: Time,
-    /// The machines.
+    /// The machines; those that pools start come last.
     pub workers: Vec<SimWorker>,
+    /// The machines that start workers.
+    pub pools: Vec<SimPool>,
+    /// Whether commits are taken.
+    pub disk: Disk,
+    /// When the faults stop.
+    pub heal_at: u64,
     /// The clients.
     pub clients: Vec<Client>,
     /// The promises.
@@ -113,13 +133,22 @@ pub struct Counts {
     pub stale: u64,
     pub refused: u64,
     pub cancels: u64,
+    pub faults: u64,
+    pub spawns: u64,
+    pub unloads: u64,
+    pub policy_failures: u64,
+    pub withdrawn: u64,
 }
 
 impl Counts {
     /// Counts a notice of the brain.
     pub const fn notice(&mut self, notice: &Notice) {
-        if let Notice::StaleDropped { .. } = notice {
-            self.stale += 1;
+        match notice {
+            Notice::StaleDropped { .. } => self.stale += 1,
+            Notice::Spawn { phase: SpawnPhase::Ready, .. } => self.spawns += 1,
+            Notice::Unload { .. } => self.unloads += 1,
+            Notice::PolicyFailed { .. } => self.policy_failures += 1,
+            _ => {}
         }
     }
 
@@ -133,6 +162,11 @@ impl Counts {
         self.stale += other.stale;
         self.refused += other.refused;
         self.cancels += other.cancels;
+        self.faults += other.faults;
+        self.spawns += other.spawns;
+        self.unloads += other.unloads;
+        self.policy_failures += other.policy_failures;
+        self.withdrawn += other.withdrawn;
     }
 }
 
@@ -173,16 +207,7 @@ impl World {
         let mut workers = Vec::new();
         for (number, worker) in plan.workers.iter().enumerate() {
             let id: WorkerId = format!("worker-fake-{number}").parse()?;
-            let plan = worker.clone();
-            workers.push(SimWorker {
-                id,
-                plan,
-                process: None,
-                stopped_until: 0,
-                cut_until: 0,
-                deaf_until: 0,
-                mute_until: 0,
-            });
+            workers.push(SimWorker::new(id, worker.clone()));
         }
         let mut world = Self {
             now: EPOCH,
@@ -195,8 +220,12 @@ impl World {
             daemon_stopped_until: 0,
             wall_offset: 0,
             clock_offset: 0,
+            clock_read: 0,
             committed_at: Time(0),
             workers,
+            pools: plan.pools.iter().cloned().map(SimPool::new).collect::<anyhow::Result<_>>()?,
+            disk: Disk::default(),
+            heal_at: EPOCH + HEAL_AT,
             clients: plan.clients.iter().cloned().map(Client::new).collect(),
             plan,
             checks: Checks::default(),
@@ -220,7 +249,16 @@ impl World {
             self.after(at, Happening::StartWorker(worker));
         }
         for client in 0..self.clients.len() {
-            self.after(self.clients[client].plan.at, Happening::Submit(client));
+            if let Some(at) = self.clients[client].plan.at {
+                self.after(at, Happening::Submit(client));
+            }
+        }
+        for pool in 0..self.pools.len() {
+            let at = self.rng.between(0, 2_000);
+            self.after(at, Happening::Handshake(pool));
+        }
+        for (at, order) in self.plan.orders.clone() {
+            self.after(at, Happening::Order(order));
         }
         for (at, fault) in self.plan.faults.clone() {
             self.after(at, Happening::Strike(fault));
@@ -247,14 +285,16 @@ impl World {
     pub fn set_clock(&mut self) {
         let wall = self.now.saturating_add_signed(self.wall_offset);
         let start = wall.max(self.committed_at.0);
+        if std::mem::replace(&mut self.clock_read, self.wall_offset) != self.wall_offset {
+            self.counts.faults += 1;
+        }
         self.clock_offset = start.cast_signed() - self.now.cast_signed();
     }
 
     /// Runs until everything had time to end, or a promise is broken.
     pub fn run(&mut self) {
-        let end = EPOCH + HEAL_AT + SETTLE_MS;
         while let Some(((at, _), happening)) = self.agenda.pop_first() {
-            if at > end || !self.checks.failures.is_empty() {
+            if at > self.heal_at + SETTLE_MS || !self.checks.failures.is_empty() {
                 break;
             }
             self.now = at;
@@ -274,8 +314,12 @@ impl World {
 
     /// Whether the faults are over, every job has ended and nobody waits for anything.
     fn is_over(&self) -> bool {
-        let quiet = self.now > EPOCH + HEAL_AT + 30_000 && self.sequence.is_multiple_of(64);
+        let quiet = self.now > self.heal_at + 30_000 && self.sequence.is_multiple_of(64);
+        let came = |client: &Client| {
+            client.plan.at.is_some() || client.job.is_some() || client.is_refused || client.tries > MOST_TRIES
+        };
         quiet
+            && self.clients.iter().all(came)
             && self.store.jobs.values().all(|stored| stored.row.status.is_terminal())
             && self.clients.iter().all(|client| client.job.is_none() || client.done || !client.plan.reads)
             && self.daemon.as_ref().is_some_and(|daemon| {
@@ -287,7 +331,12 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Strike(fault) => fault.strike(self),
+            Happening::Strike(fault) => self.strike(fault),
+            Happening::Strobe { by_ms, left, every_ms } => self.strobe(by_ms, left, every_ms),
+            Happening::Heal if self.needs_faults() => {
+                self.strike_again();
+                self.after(AGAIN_MS, Happening::Heal);
+            }
             Happening::Heal => self.heal(),
             Happening::CheckBounds => {
                 self.check_bounds();
@@ -313,6 +362,10 @@ impl World {
             Happening::RelayBreak { life, conn, run, cause } if life == self.life => {
                 self.break_relay(conn, &run, cause);
             }
+            Happening::Order(order) => self.order(order),
+            Happening::Handshake(pool) => self.handshake(pool),
+            Happening::PoolAsked { life, pool, ask } => self.pool_asked(life, pool, ask),
+            Happening::DieLoading { worker, start } => self.die_loading(worker, start),
             Happening::StartWorker(worker) => self.start_worker(worker),
             Happening::WorkerLoaded { worker, start } => self.worker_loaded(worker, start),
             Happening::Beat { worker, start } => self.beat_regularly(worker, start),
@@ -338,8 +391,19 @@ impl World {
 
     /// The faults are over: everything that stands still or is cut off comes back.
     fn heal(&mut self) {
+        self.heal_at = self.now;
         self.crash_next = None;
         self.daemon_stopped_until = 0;
+        self.disk = Disk::default();
+        for pool in &mut self.pools {
+            (pool.down_until, pool.removed_until, pool.drained_until, pool.taken) = (0, 0, 0, (0, 0));
+        }
+        for client in 0..self.clients.len() {
+            if self.clients[client].plan.at.is_none() {
+                let delay = self.rng.between(30_000, 45_000);
+                self.after(delay, Happening::Submit(client));
+            }
+        }
         for worker in 0..self.workers.len() {
             self.workers[worker].stopped_until = 0;
             self.workers[worker].cut_until = 0;
@@ -351,7 +415,7 @@ impl World {
 
     /// Whether faults may still happen.
     pub const fn is_faulty(&self) -> bool {
-        self.now < EPOCH + HEAL_AT
+        self.now < self.heal_at
     }
 
     /// Milliseconds a message takes.

@@ -90,8 +90,8 @@ const USES: [Uses; 18] = [
     },
     Uses {
         package: "sim",
-        may: &["api-types", "orchestrator-core", "pool-core"],
-        because: "the simulated world drives values, not programs",
+        may: &["api-types", "orchestrator-core", "policy-script", "pool-core"],
+        because: "the simulated world drives values, not programs; a policy is one of them",
     },
     Uses {
         package: "e2e",

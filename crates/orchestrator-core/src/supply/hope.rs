@@ -20,8 +20,8 @@ pub(super) enum Hope<'a> {
     Coming(Option<Time>),
     /// One fits; `None` when nothing is known of its need.
     Fits(Option<&'a Fit>),
-    /// The pool was asked.
-    Asked,
+    /// The pool was asked, and is asked again if it does not answer by then; `None` when it is to be.
+    Asked(Option<Time>),
     /// One fits once these have gone, who may be told so from then on.
     Release(Time, Vec<WorkerId>, &'a Fit),
     /// Workers are being started or ended there.
@@ -48,7 +48,7 @@ impl Hope<'_> {
         let rank = match self {
             Self::Coming(_) => 0,
             Self::Fits(_) => 1,
-            Self::Asked => 2,
+            Self::Asked(_) => 2,
             Self::Release(from, ..) if from.0 <= now.0 => 3,
             Self::Going(_) => 4,
             Self::Release(from, ..) => return (5, *from),
@@ -66,7 +66,7 @@ impl Hope<'_> {
     /// Whether a pool in this state may be stuck to.
     pub const fn goes_on(&self) -> bool {
         match self {
-            Self::Coming(_) | Self::Fits(_) | Self::Asked | Self::Release(..) | Self::Going(_) => true,
+            Self::Coming(_) | Self::Fits(_) | Self::Asked(_) | Self::Release(..) | Self::Going(_) => true,
             Self::Resting(_) | Self::Silent(..) | Self::Taken | Self::Held(_) => false,
             Self::Unfit(_) | Self::Exhausted(_) | Self::TooLarge(_) => false,
         }

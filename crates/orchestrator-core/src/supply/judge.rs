@@ -51,7 +51,7 @@ impl Orchestrator {
     pub(super) fn ask_for(&mut self, row: &JobRow, taken: &BTreeSet<PoolId>, turn: &mut Turn) {
         let stale = |pool: &&PoolRow| {
             self.knowledge(&pool.pool_id, turn.now) == Knowledge::Stale
-                && self.hope(row, turn.now, pool, taken, turn.now, None) == Hope::Asked
+                && self.hope(row, turn.now, pool, taken, turn.now, None) == Hope::Asked(None)
         };
         let pools: Vec<PoolId> =
             self.pools_with(&row.model).filter(stale).map(|pool| pool.pool_id.clone()).collect();
@@ -119,7 +119,8 @@ impl Orchestrator {
             return Hope::Taken;
         }
         match self.knowledge(&pool.pool_id, now) {
-            Knowledge::Asked | Knowledge::Stale => Hope::Asked,
+            Knowledge::Asked(until) => Hope::Asked(Some(until)),
+            Knowledge::Stale => Hope::Asked(None),
             Knowledge::Silent(error, until) => Hope::Silent(error, until),
             Knowledge::Fresh(room) => self.hope_in(row, since, pool, room, now, log),
         }
@@ -226,7 +227,8 @@ fn judged(best: &Prospect<'_>, all: &[Prospect<'_>], row: &JobRow, now: Time) ->
             (Verdict::Release { pool_id, victims: victims.clone() }, None)
         }
         Hope::Release(from, ..) => (Verdict::Wait { pools: vec![pool_id], of }, Some(*from)),
-        Hope::Asked | Hope::Going(_) => (Verdict::Wait { pools: vec![pool_id], of }, None),
+        Hope::Asked(until) => (Verdict::Wait { pools: vec![pool_id], of }, *until),
+        Hope::Going(_) => (Verdict::Wait { pools: vec![pool_id], of }, None),
         Hope::Resting(failures) => (Verdict::Stuck, Some(failures.not_before)),
         Hope::Silent(_, until) => (Verdict::Stuck, Some(*until)),
         Hope::Taken | Hope::Held(_) => (Verdict::Stuck, None),

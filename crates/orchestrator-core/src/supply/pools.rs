@@ -55,8 +55,8 @@ pub(super) struct Failures {
 pub(super) enum Knowledge<'a> {
     /// What it said is true.
     Fresh(&'a PoolRoom),
-    /// It was asked.
-    Asked,
+    /// It was asked, and is asked again if it does not answer by this time.
+    Asked(Time),
     /// It is to be asked.
     Stale,
     /// It did not answer, and is not asked again before this time.
@@ -71,7 +71,7 @@ impl Seen {
 
     pub fn knowledge(&self, now: Time) -> Knowledge<'_> {
         if self.asked > self.changed.max(self.answered) && now.since(self.asked_at) < ANSWER_MS {
-            return Knowledge::Asked;
+            return Knowledge::Asked(self.asked_at + ANSWER_MS);
         }
         let answered = self.answered > self.changed;
         match (&self.silent, &self.room) {
@@ -180,12 +180,12 @@ mod tests {
         let mut seen = Seen::default();
         assert_eq!(seen.knowledge(now), Knowledge::Stale);
         let first = seen.ask(now);
-        assert_eq!(seen.knowledge(now), Knowledge::Asked);
+        assert_eq!(seen.knowledge(now), Knowledge::Asked(now + ANSWER_MS));
         seen.change();
         assert_eq!(seen.knowledge(now), Knowledge::Stale, "the answer will be about before the change");
         let second = seen.ask(now);
         seen.answer(first, Ok(PoolRoom::default()), now);
-        assert_eq!(seen.knowledge(now), Knowledge::Asked);
+        assert_eq!(seen.knowledge(now), Knowledge::Asked(now + ANSWER_MS));
         seen.answer(second, Ok(PoolRoom::default()), now);
         assert_eq!(seen.knowledge(now), Knowledge::Fresh(&PoolRoom::default()));
         assert_eq!(seen.knowledge(now + FRESH_MS), Knowledge::Stale);
@@ -197,7 +197,7 @@ mod tests {
     fn a_question_without_an_answer_is_put_again() {
         let mut seen = Seen::default();
         seen.ask(Time(0));
-        assert_eq!(seen.knowledge(Time(ANSWER_MS - 1)), Knowledge::Asked);
+        assert_eq!(seen.knowledge(Time(ANSWER_MS - 1)), Knowledge::Asked(Time(ANSWER_MS)));
         assert_eq!(seen.knowledge(Time(ANSWER_MS)), Knowledge::Stale);
     }
 

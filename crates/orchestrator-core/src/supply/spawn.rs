@@ -207,8 +207,8 @@ impl Orchestrator {
     fn look_for_spawn(&mut self, worker_id: &WorkerId, pool_id: &PoolId, turn: &mut Turn) -> Option<Time> {
         self.ask_if_stale(pool_id, turn);
         let process = match self.knowledge(pool_id, turn.now) {
-            Knowledge::Asked | Knowledge::Stale => return None,
-            Knowledge::Silent(_, until) => return Some(until),
+            Knowledge::Stale => return None,
+            Knowledge::Asked(until) | Knowledge::Silent(_, until) => return Some(until),
             Knowledge::Fresh(room) => room.processes.iter().find(|process| process.worker_id == *worker_id),
         };
         match process.map(|process| process.starting) {

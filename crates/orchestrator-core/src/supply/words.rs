@@ -31,7 +31,7 @@ pub(super) fn end(all: &[Prospect<'_>], row: &JobRow, now: Time) -> Verdict {
         Hope::TooLarge(_)
         | Hope::Coming(_)
         | Hope::Fits(_)
-        | Hope::Asked
+        | Hope::Asked(_)
         | Hope::Release(..)
         | Hope::Going(_)
         | Hope::Resting(_)
@@ -59,7 +59,7 @@ fn detail(prospect: &Prospect<'_>, now: Time) -> serde_json::Value {
             "last_error": failures.last.code.as_str(), "message": failures.last.message }),
         Hope::Coming(_)
         | Hope::Fits(_)
-        | Hope::Asked
+        | Hope::Asked(_)
         | Hope::Release(..)
         | Hope::Going(_)
         | Hope::Resting(_)
@@ -93,7 +93,7 @@ fn told(prospect: &Prospect<'_>, now: Time) -> String {
     match &prospect.hope {
         Hope::Coming(_) => format!("the pool `{pool}` is starting one"),
         Hope::Fits(_) => format!("the pool `{pool}` is about to be asked for one"),
-        Hope::Asked => format!("the pool `{pool}` is being asked what fits"),
+        Hope::Asked(_) => format!("the pool `{pool}` is being asked what fits"),
         Hope::Going(fit) => {
             format!("{}, where workers are being started or ended just now", needs(fit))
         }
