@@ -152,7 +152,9 @@ impl Fault {
                 world.after(back_after_ms, Happening::StartWorker(worker));
                 Effect::when(lived)
             }
-            Self::StopWorker { worker, for_ms } => world.part(worker, for_ms, |machine| &mut machine.stopped_until),
+            Self::StopWorker { worker, for_ms } => {
+                world.part(worker, for_ms, |machine| &mut machine.stopped_until)
+            }
             Self::CutLink { worker, for_ms } => world.part(worker, for_ms, |machine| &mut machine.cut_until),
             Self::Deafen { worker, for_ms } => world.part(worker, for_ms, |machine| &mut machine.deaf_until),
             Self::Mute { worker, for_ms } => world.part(worker, for_ms, |machine| &mut machine.mute_until),

@@ -83,7 +83,8 @@ fn sweep(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let kept_seeds = seeds.len() as u64;
     seeds.extend(arguments.from..arguments.from + arguments.seeds);
     let run = |seed: &u64| run_seed(*seed, arguments.bug, false);
-    let outcomes = on_threads(arguments.jobs, &seeds, run)?.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let outcomes =
+        on_threads(arguments.jobs, &seeds, run)?.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let mut sweep = Sweep { from: arguments.from, seeds: arguments.seeds, kept_seeds, ..Sweep::default() };
     add_up(&outcomes, &mut sweep);
     canary(arguments, &outcomes, &mut sweep)?;
@@ -143,8 +144,10 @@ fn canary(arguments: &Arguments, outcomes: &[Outcome], sweep: &mut Sweep) -> any
 fn find_bugs(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let first_failure = |bug: &Bug| {
-        let runs = (arguments.from..arguments.from + arguments.seeds).map(|seed| run_seed(seed, Some(*bug), false));
-        let failed = |run: &anyhow::Result<Outcome>| run.as_ref().map_or(true, |outcome| !outcome.failures.is_empty());
+        let runs =
+            (arguments.from..arguments.from + arguments.seeds).map(|seed| run_seed(seed, Some(*bug), false));
+        let failed =
+            |run: &anyhow::Result<Outcome>| run.as_ref().map_or(true, |outcome| !outcome.failures.is_empty());
         runs.into_iter().find(failed).transpose()
     };
     let firsts = on_threads(arguments.jobs, &Bug::ALL, first_failure)?;

@@ -117,7 +117,12 @@ impl WatchedPolicy {
         let number = self.answers.fetch_add(1, Ordering::Relaxed) + 1;
         if self.cut_every.is_some_and(|every| number.is_multiple_of(every)) {
             let message = "the watchdog stopped it".to_owned();
-            return Err(PolicyFailure { hook: Some(hook), kind: FailureKind::Interrupted, message, position: None });
+            return Err(PolicyFailure {
+                hook: Some(hook),
+                kind: FailureKind::Interrupted,
+                message,
+                position: None,
+            });
         }
         Ok(number)
     }

@@ -530,7 +530,8 @@ impl World {
 
     /// The operator drains a worker. Whether somebody hears of it who did not want to go anyway.
     pub fn drain_worker(&mut self, worker: usize) -> bool {
-        let staying = self.workers[worker].process.as_ref().is_some_and(|p| p.status != WorkerStatus::Draining);
+        let staying =
+            self.workers[worker].process.as_ref().is_some_and(|p| p.status != WorkerStatus::Draining);
         let request = self.draw_request();
         let event = Event::DrainWorker { request, worker_id: self.workers[worker].id.clone() };
         self.send_to_daemon(1, event, request, Caller::Nobody);

@@ -146,7 +146,9 @@ fn subject_of(action: &Action) -> Option<Subject> {
         | Action::PublishLive { job_id, .. }
         | Action::EndJob { job_id, .. }
         | Action::Notify(Notice::Job { job_id, .. }) => Some(Subject::job(*job_id)),
-        Action::Notify(Notice::Worker { worker_id, .. }) => Some(Subject::worker(worker_id)),
+        Action::Notify(Notice::Worker { worker_id, .. } | Notice::ProtocolBroken { worker_id, .. }) => {
+            Some(Subject::worker(worker_id))
+        }
         Action::Notify(Notice::Queue { .. } | Notice::StaleDropped { .. } | Notice::PolicyFailed { .. }) => {
             Some(Subject::default())
         }
@@ -155,7 +157,7 @@ fn subject_of(action: &Action) -> Option<Subject> {
         | Action::AskPool { .. }
         | Action::SpawnWorker { .. }
         | Action::StopWorker { .. }
-        | Action::Notify(Notice::Spawn { .. } | Notice::Unload { .. }) => None,
+        | Action::Notify(Notice::Spawn { .. } | Notice::Unload { .. } | Notice::PolicyDemoted(_)) => None,
     }
 }
 

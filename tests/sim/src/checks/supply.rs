@@ -66,7 +66,9 @@ impl World {
                     checks.note("I15", |checks| checks.spawns.asked(worker_id));
                     checks.note("I15", |checks| self.overcommitted(&pool.pool_id, checks));
                 }
-                Action::StopWorker { worker_id, .. } => checks.note("I15", |_| self.busy(worker_id, "stopped")),
+                Action::StopWorker { worker_id, .. } => {
+                    checks.note("I15", |_| self.busy(worker_id, "stopped"))
+                }
                 Action::Notify(Notice::Unload { worker_id, cause, .. }) => {
                     checks.note("I15", |checks| self.unloaded_early(worker_id, *cause, checks));
                     checks.is_to_leave(worker_id);
@@ -84,7 +86,8 @@ impl World {
         let here = &self.pools[pool];
         let brain = &self.daemon.as_ref()?.brain;
         let asked = checks.spawns.rows.iter().filter(|(_, (at, _))| at == pool_id);
-        let mut workers: BTreeMap<&WorkerId, u64> = asked.map(|(id, (_, model))| (id, here.need(model))).collect();
+        let mut workers: BTreeMap<&WorkerId, u64> =
+            asked.map(|(id, (_, model))| (id, here.need(model))).collect();
         let known = self.living_in(pool).filter(|(_, worker, _)| brain.worker_row(&worker.id).is_some());
         workers.extend(known.map(|(_, worker, home)| (&worker.id, home.bytes)));
         let bytes: u64 = workers.values().sum();
@@ -143,7 +146,8 @@ impl World {
             let here = attempt.is_some_and(|attempt| {
                 attempt.worker_id == worker.id && worker.is_running((stored.row.job_id, attempt.attempt))
             });
-            here && !stored.row.status.is_terminal() && stored.row.status != api_types::task::TaskStatus::Queued
+            here && !stored.row.status.is_terminal()
+                && stored.row.status != api_types::task::TaskStatus::Queued
         };
         let waiting = self.store.jobs.values().find(waits).map(|stored| stored.row.job_id);
         if let Some(job_id) = waiting.filter(|_| life == self.life && self.daemon.is_some()) {
@@ -173,7 +177,8 @@ impl World {
 
     /// Once the faults are over, what can be served is.
     pub fn check_late_clients(&self, checks: &mut Checks) {
-        for (number, client) in self.clients.iter().enumerate().filter(|(_, client)| client.plan.at.is_none()) {
+        for (number, client) in self.clients.iter().enumerate().filter(|(_, client)| client.plan.at.is_none())
+        {
             let stored = client.job.and_then(|job_id| self.store.jobs.get(&job_id));
             let status = stored.map(|stored| stored.row.status);
             let gave_up = stored.is_some_and(|stored| stored.row.workers_lost.len() > 1);

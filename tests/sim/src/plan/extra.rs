@@ -124,7 +124,8 @@ impl Plan {
 
     fn add_faults(&mut self, rng: &mut Rng) {
         let pools = self.pools.len() as u64;
-        let mut add = |rng: &mut Rng, fault: Fault| self.faults.push((rng.between(1_000, HEAL_AT - 1), fault));
+        let mut add =
+            |rng: &mut Rng, fault: Fault| self.faults.push((rng.between(1_000, HEAL_AT - 1), fault));
         for _ in 0..if pools > 0 { rng.between(4, 14) } else { 0 } {
             let fault = Fault::draw_for_pools(rng, pools);
             add(rng, fault);
