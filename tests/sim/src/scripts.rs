@@ -75,7 +75,7 @@ thread_local! {
 
 /// The language alone: as a replay has it.
 pub fn language() -> Arc<dyn Scripts> {
-    LANGUAGE.with(|language| Arc::<Language>::clone(language))
+    LANGUAGE.with(Arc::<Language>::clone)
 }
 
 /// The language under a watchdog, as an orchestrator has it.
