@@ -7,7 +7,7 @@ use api_types::{ErrorCode, ErrorDetail, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Kept, RunKey};
-use crate::job::Job;
+use crate::job::{FIRST_EVENT_ID, Job};
 use crate::orchestrator::Orchestrator;
 use crate::turn::Turn;
 
@@ -113,6 +113,10 @@ impl Orchestrator {
         };
         if !kept.ids_known {
             return self.fail_job(run.job_id, without_ids(run), turn);
+        }
+        if kept.events <= FIRST_EVENT_ID && job.row.carried.is_none() {
+            // What it said was held back: the next attempt begins at the beginning.
+            return;
         }
         let build = job.row.attempt.as_ref().and_then(|attempt| attempt.build.clone());
         job.row.carried = Some(Box::new(Carried::after(job.row.carried.as_deref(), run, kept, build)));

@@ -25,7 +25,6 @@ pub(crate) struct Registry {
     #[serde(skip)]
     changed: BTreeSet<WorkerId>,
     /// Workers that have opened since that was last asked for, by model.
-    #[serde(skip)]
     opened: BTreeMap<String, BTreeSet<WorkerId>>,
     /// The number the next registration gets.
     pub next_incarnation: Incarnation,
@@ -129,6 +128,13 @@ impl Registry {
                 self.opened.entry(worker.row.facts.model.clone()).or_default().insert(worker_id);
             }
         }
+    }
+
+    /// Builds the index of a registry that was read back as of `seen`. Nobody has opened by that.
+    pub fn reindex(&mut self, settings: &Settings, seen: Time) {
+        let opened = std::mem::take(&mut self.opened);
+        self.refresh(settings, seen);
+        self.opened = opened;
     }
 
     /// Workers of a model that have opened since this was last asked, as of the last `refresh`.

@@ -19,6 +19,8 @@ impl Orchestrator {
     /// # Errors
     /// When the bytes are damaged or of another version.
     pub fn restore(snapshot: &[u8]) -> Result<Self, Unreadable> {
-        from_cbor(snapshot)
+        let mut brain: Self = from_cbor(snapshot)?;
+        brain.registry.reindex(&brain.settings, brain.seen);
+        Ok(brain)
     }
 }

@@ -19,8 +19,7 @@ pub(super) struct Lanes {
     order: BTreeSet<(u64, TenantId)>,
     tenants: BTreeMap<TenantId, Flows>,
     /// Whether no worker was open that meets their demands when that was last looked at, and none has
-    /// opened since. Found out anew after a restart.
-    #[serde(skip)]
+    /// opened since.
     pub is_unfit: bool,
 }
 

@@ -1,5 +1,6 @@
 //! Workers that were asked for, until they are registered and ready.
 
+use api_types::pool::Fit;
 use api_types::worker::WorkerState;
 use api_types::{ErrorCode, ErrorDetail, PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -225,16 +226,34 @@ impl Orchestrator {
         }
     }
 
+    /// Asks once more for a worker of which nothing is there, where somebody still waits for its model
+    /// and it still fits beside what else is being started.
     fn ask_again(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
-        let Some(model) = self.supply.spawns.get(worker_id).map(|spawn| spawn.row.model.clone()) else {
-            return;
-        };
-        if self.supply.blocked.keys().any(|want| want.model == model) {
-            self.ask_for_worker(worker_id, turn);
-        } else {
-            self.supply.spawns.remove(worker_id);
-            turn.write(Write::DeleteSpawn(worker_id.clone()));
+        let Some(row) = self.supply.spawns.get(worker_id).map(|spawn| spawn.row.clone()) else { return };
+        let is_wanted = self.supply.blocked.keys().any(|want| want.model == row.model);
+        match self.place_for(&row, turn.now).filter(|_| is_wanted) {
+            Some((device, bytes)) => {
+                if let Some(spawn) = self.supply.spawns.get_mut(worker_id) {
+                    (spawn.device, spawn.bytes) = (device, bytes);
+                }
+                self.ask_for_worker(worker_id, turn);
+            }
+            None => {
+                self.supply.spawns.remove(worker_id);
+                turn.write(Write::DeleteSpawn(worker_id.clone()));
+            }
         }
+    }
+
+    /// The device of its pool where a worker fits, and the bytes that it takes there.
+    fn place_for(&self, row: &SpawnRow, now: Time) -> Option<(String, u64)> {
+        let Knowledge::Fresh(room) = self.knowledge(&row.pool_id, now) else { return None };
+        let of_model = room.fits.iter().filter(|fit| fit.model == row.model && fit.fits);
+        let beside = |fit: &&Fit| {
+            let coming = self.bytes_coming(&row.pool_id, &fit.device);
+            fit.needed_bytes.saturating_add(coming).saturating_add(fit.margin_bytes) <= fit.free_bytes
+        };
+        of_model.filter(beside).map(|fit| (fit.device.clone(), fit.needed_bytes)).next()
     }
 }
 
