@@ -1,7 +1,5 @@
 //! `cargo xtask chaos`: campaigns against the real orchestrator, whose results are kept.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -94,17 +92,8 @@ pub fn campaign(
     process::run(chaos.env("RBEES_BIN_DIR", workspace.release_folder()))
 }
 
-/// Adds a result to the file of its name.
-pub fn keep(workspace: &Workspace, name: &str, mut result: serde_json::Value) -> anyhow::Result<()> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-    result["at"] = now.as_secs().into();
-    result["commit"] = commit(workspace)?.into();
-    let mut file = OpenOptions::new().create(true).append(true).open(ledger(workspace, name)?)?;
-    Ok(writeln!(file, "{result}")?)
-}
-
 /// The commit of the checkout; marked when files differ from it.
-fn commit(workspace: &Workspace) -> anyhow::Result<String> {
+pub fn commit(workspace: &Workspace) -> anyhow::Result<String> {
     let git =
         |arguments: &[&str]| process::read(Command::new("git").current_dir(&workspace.root).args(arguments));
     let commit = git(&["rev-parse", "--short", "HEAD"])?;
@@ -113,7 +102,7 @@ fn commit(workspace: &Workspace) -> anyhow::Result<String> {
 }
 
 /// The file of the repository that keeps results of this name.
-fn ledger(workspace: &Workspace, name: &str) -> anyhow::Result<PathBuf> {
+pub fn ledger(workspace: &Workspace, name: &str) -> anyhow::Result<PathBuf> {
     let folder = workspace.root.join("docs").join("ledger");
     std::fs::create_dir_all(&folder)?;
     Ok(folder.join(format!("{name}.jsonl")))

@@ -65,25 +65,20 @@ fn release(workspace: &Workspace, suite: Suite, env: &BuildEnv, runner: &mut Run
 }
 
 fn simulation(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
-    let seeds = if suite == Suite::Long { "10000" } else { "1000" };
+    let full = suite == Suite::Long;
     let sim = |arguments: &[&str]| {
         let mut cargo = workspace.cargo();
-        cargo.args(["run", "--quiet", "--release", "--locked", "--package", "sim", "--"]);
-        process::run(cargo.args(arguments))
+        cargo.args(["run", "--quiet", "--release", "--locked", "--package", "sim", "--"]).args(arguments);
+        if full {
+            cargo.args(["--commit", &chaos::commit(workspace)?]);
+            cargo.arg("--ledger").arg(chaos::ledger(workspace, "simulation")?);
+        }
+        process::run(&mut cargo)
     };
     let jobs = std::thread::available_parallelism().map_or(1, usize::from).to_string();
-    runner.stage("simulation", || {
-        let started = std::time::Instant::now();
-        sim(&["--seeds", seeds, "--jobs", &jobs])?;
-        if suite != Suite::Long {
-            return Ok(());
-        }
-        let result = serde_json::json!({
-            "seeds": seeds, "violations": 0, "seconds": started.elapsed().as_secs(),
-        });
-        chaos::keep(workspace, "simulation", result)
-    });
-    if suite == Suite::Long {
+    let seeds = if full { "10000" } else { "1000" };
+    runner.stage("simulation", || sim(&["--seeds", seeds, "--jobs", &jobs]));
+    if full {
         let mut cargo = workspace.cargo();
         cargo.args(["test", "--release", "--locked", "--package", "orchestrator-core", "--test", "overload"]);
         runner.stage("overload", || process::run(cargo.args(["--", "--ignored", "--nocapture"])));
