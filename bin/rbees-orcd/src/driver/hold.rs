@@ -40,9 +40,10 @@ impl Brain {
         let full = self.note_refusal(error)? == Class::Full;
         let new: BTreeSet<JobId> = changes.iter().filter_map(new_job).collect();
         if full && !new.is_empty() {
+            (changes, acts) = self.withdraw(&new, changes, acts)?;
+            // After all of them: the slot of one may have gone to another that was taken back next.
             changes.retain(|change| change.job_id().is_none_or(|job_id| !new.contains(&job_id)));
             acts = acts.into_iter().filter_map(|act| self.without(act, &new)).collect();
-            (changes, acts) = self.withdraw(&new, changes, acts)?;
             let Err(error) = self.write(&changes, now) else { return Ok(Some(acts)) };
             self.note_refusal(error)?;
         }
