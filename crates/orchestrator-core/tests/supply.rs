@@ -302,6 +302,17 @@ fn a_draining_pool_and_a_silent_one_are_left_alone() {
 }
 
 #[test]
+fn a_pool_whose_answer_is_lost_is_asked_again() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 300)]);
+    let submitted = world.event(wanting(1, "a"));
+    assert_eq!(asked(&submitted).len(), 1);
+    assert_eq!(asked(&world.pass(59_999)), [], "it may take its time");
+    let (pool, ask) = asked(&world.pass(1)).pop().expect("it is asked again without any other event");
+    assert_eq!(spawned(&pools.answer(&mut world, pool.as_str(), ask)).len(), 1);
+}
+
+#[test]
 fn a_spawn_survives_a_restart_and_is_never_doubled() {
     // The pool undid it, has it under way, or has it ready; `None` is undone.
     for process in [None, Some(true), Some(false)] {
