@@ -132,8 +132,9 @@ impl Orchestrator {
         let said_so = worker.failure.as_ref().is_some_and(|error| error.code == ErrorCode::ShuttingDown);
         let has_drained = state == WorkerState::Failed && (worker.row.draining || said_so);
         self.lose_runs(worker_id, &error, turn);
+        self.spawn_lost(worker_id, &error, turn);
         if has_drained {
-            self.forget_worker(worker_id, turn);
+            self.forget_ended_worker(worker_id, turn);
         }
     }
 
@@ -158,6 +159,15 @@ impl Orchestrator {
             self.supply.worker_left(&worker, turn);
             turn.write(Write::DeleteWorker(worker_id.clone()));
         }
+    }
+
+    /// Takes a worker whose process has ended out of everything that knows it, for good: what it still
+    /// had on the way is refused.
+    pub(crate) fn forget_ended_worker(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
+        if let Some(instance) = self.registry.get(worker_id).map(|worker| worker.row.facts.instance) {
+            self.registry.note_ended(instance);
+        }
+        self.forget_worker(worker_id, turn);
     }
 
     /// After the orchestrator itself stood still, silence proves nothing: every worker is suspect

@@ -75,8 +75,10 @@ impl Orchestrator {
                 .with_field("facts.slots")
                 .with_details(json!({ "reason": "out_of_range" })));
         }
-        let past = self.registry.get(&facts.worker_id).is_some_and(|worker| worker.is_past(facts.instance));
-        if past { Err(superseded(&facts.worker_id)) } else { Ok(()) }
+        if self.registry.get(&facts.worker_id).is_some_and(|worker| worker.is_past(facts.instance)) {
+            return Err(superseded(&facts.worker_id));
+        }
+        if self.registry.has_ended(facts.instance) { Err(ended(&facts.worker_id)) } else { Ok(()) }
     }
 
     /// The number of the same start of the same worker, if it is still its current one.
@@ -252,6 +254,15 @@ fn superseded(worker_id: &WorkerId) -> ErrorDetail {
         format!("A newer start of the worker `{worker_id}` has registered; this one takes no jobs any more."),
     )
     .with_details(json!({ "reason": "superseded" }))
+}
+
+fn ended(worker_id: &WorkerId) -> ErrorDetail {
+    ErrorDetail::new(
+        ErrorCode::StaleIncarnation,
+        format!("This start of the worker `{worker_id}` was taken out of service and has ended."),
+    )
+    .with_details(json!({ "reason": "superseded" }))
+    .with_hint("Start the worker anew.")
 }
 
 fn unknown_incarnation(beat: &Beat) -> ErrorDetail {

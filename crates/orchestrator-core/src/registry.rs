@@ -1,8 +1,8 @@
 //! All workers, found by id and by model, and the numbers they are given.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use api_types::{Incarnation, WorkerId};
+use api_types::{Incarnation, InstanceId, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::event::RunKey;
@@ -10,6 +10,10 @@ use crate::openings::Openings;
 use crate::settings::Settings;
 use crate::time::Time;
 use crate::worker::{SlotUse, Worker};
+
+/// Starts that are known to have ended and are remembered, so that what they still had on the way does
+/// not bring them back.
+const ENDED_INSTANCES: usize = 64;
 
 /// The registry of workers.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,6 +36,8 @@ pub(crate) struct Registry {
     pub brake_until: Option<Time>,
     /// Workers given up for silence lately, by time.
     pub silenced: Vec<Time>,
+    /// The last starts whose processes are known to have ended, oldest first.
+    ended: VecDeque<InstanceId>,
 }
 
 impl Registry {
@@ -47,7 +53,21 @@ impl Registry {
             next_incarnation,
             brake_until: None,
             silenced: Vec::new(),
+            ended: VecDeque::new(),
         }
+    }
+
+    /// Notes that the process of a start has ended: it never speaks again.
+    pub fn note_ended(&mut self, instance: InstanceId) {
+        self.ended.push_back(instance);
+        if self.ended.len() > ENDED_INSTANCES {
+            self.ended.pop_front();
+        }
+    }
+
+    /// Whether the process of a start is known to have ended.
+    pub fn has_ended(&self, instance: InstanceId) -> bool {
+        self.ended.contains(&instance)
     }
 
     /// The number for a new registration; never given again.

@@ -68,6 +68,8 @@ impl Supply {
     pub fn worker_left(&mut self, worker: &Worker, turn: &mut Turn) {
         turn.supply = true;
         self.stops.remove(&worker.row.facts.worker_id);
+        // Its pool may never say that it had started it.
+        self.spawns.remove(&worker.row.facts.worker_id);
         if let Some(pool_id) = &worker.row.facts.pool_id {
             self.changed(pool_id);
         }

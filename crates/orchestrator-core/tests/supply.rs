@@ -349,6 +349,52 @@ fn a_worker_that_never_registers_counts_as_failed() {
 }
 
 #[test]
+fn a_worker_that_is_lost_before_its_pool_spoke_is_waited_for_no_longer() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 600), ("b", 600)]);
+    let worker = pools.first_worker(&mut world, 1, "a");
+    pools.register(&mut world, worker.as_str(), WorkerStatus::Loading);
+    // Its machine lost power: neither it nor its pool's answer is ever heard of.
+    pools.processes.clear();
+    world.pass(Settings::default().lease.lost_ms);
+    let submitted = world.event(wanting(2, "b"));
+    let step = pools.answer_all(&mut world, &submitted);
+    assert_eq!(spawned(&step).len(), 1, "its memory is not counted: {step:?}");
+}
+
+#[test]
+fn a_worker_that_its_pool_has_no_more_is_not_waited_for() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 600), ("b", 600)]);
+    let worker = pools.first_worker(&mut world, 1, "a");
+    let ended = Event::SpawnEnded { pool_id: pools.id("mac"), worker_id: worker, error: None };
+    let step = world.event(ended);
+    // It ends before it registers, which its pool knows when it is asked.
+    pools.processes.clear();
+    let step = if asked(&step).is_empty() { world.event(wanting(2, "b")) } else { step };
+    pools.answer_all(&mut world, &step);
+    assert!(
+        world.brain.why(job(1), world.now).expect("waits").summary.contains("ended before it registered")
+    );
+    assert_eq!(world.spawns.len(), 1, "b has its place: {:?}", world.spawns);
+}
+
+#[test]
+fn what_a_stopped_worker_had_on_the_way_does_not_bring_it_back() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 600), ("b", 600)]);
+    pools.resident(&mut world, "w1", "mac", "a");
+    let submitted = world.event(wanting(1, "b"));
+    let victim = killed(&pools.answer_all(&mut world, &submitted)).pop().expect("it gives way");
+    pools.stopped(&mut world, &victim);
+    pools.process("w1", "mac", "a", false);
+    let late = pools.register(&mut world, "w1", WorkerStatus::Ready);
+    let Answer::Refused(error) = answer(&late) else { panic!("{late:?}") };
+    assert_eq!(error.code, ErrorCode::StaleIncarnation);
+    assert_eq!(world.brain.worker_row(&victim), None);
+}
+
+#[test]
 fn a_busy_worker_serves_until_the_patience_is_over_and_then_gives_way() {
     let mut world = World::with(patient());
     let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 600), ("b", 600)]);

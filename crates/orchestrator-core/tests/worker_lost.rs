@@ -198,12 +198,15 @@ fn three_protocol_errors_quarantine_a_worker() {
 #[test]
 fn a_worker_that_says_it_ended_in_order_leaves_the_registry() {
     let mut world = World::new();
-    for (name, code, stays) in [("w1", ErrorCode::ShuttingDown, false), ("w2", ErrorCode::EngineFailed, true)]
+    for (name, code, stays) in
+        [("w1", ErrorCode::ShuttingDown, false), ("w22", ErrorCode::EngineFailed, true)]
     {
         world.ready(name, 1);
         let instance = world.brain.worker_row(&worker(name)).expect("registered").facts.instance;
         let error = ErrorDetail::new(code, "the end");
         world.event(Event::WorkerFailed { request: None, worker_id: worker(name), instance, error });
         assert_eq!(world.brain.worker_row(&worker(name)).is_some(), stays, "{name}");
+        let refused = matches!(answer(&world.ready(name, 1)), Answer::Refused(_));
+        assert_eq!(refused, !stays, "{name}: what it had on the way");
     }
 }

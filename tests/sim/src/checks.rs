@@ -370,7 +370,9 @@ impl World {
                 checks.whole_log(&stored.row, &stored.events);
             } else {
                 let attempt = stored.row.attempt.as_ref();
-                checks.fail("I6", format!("{id} is still {:?}: {attempt:?}", stored.row.status));
+                let why = self.daemon.as_ref().and_then(|daemon| daemon.brain.why(*id, self.time()));
+                let why = why.map(|why| why.summary).unwrap_or_default();
+                checks.fail("I6", format!("{id} is still {:?}: {attempt:?} {why}", stored.row.status));
             }
         }
         for (id, durability) in std::mem::take(&mut checks.acknowledged) {

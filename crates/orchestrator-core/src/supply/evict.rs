@@ -186,7 +186,7 @@ impl Orchestrator {
         let draining = self.registry.get(worker_id).is_some_and(|worker| worker.row.draining);
         if is_gone && draining {
             self.lose_runs(worker_id, &stopped(worker_id), turn);
-            self.forget_worker(worker_id, turn);
+            self.forget_ended_worker(worker_id, turn);
         }
     }
 }

@@ -176,10 +176,21 @@ impl Orchestrator {
         } else {
             turn.write(Write::DeleteSpawn(worker_id.clone()));
         }
-        let seen = self.supply.pools.entry(spawn.row.pool_id.clone()).or_default();
-        seen.fail(&spawn.row.model, error.clone(), &self.settings.supply, turn.now);
+        self.note_failed_spawn(&spawn.row, error, turn);
+    }
+
+    /// A worker is given up. Where its pool has not said yet what became of starting it, this is it.
+    pub(crate) fn spawn_lost(&mut self, worker_id: &WorkerId, error: &ErrorDetail, turn: &mut Turn) {
+        if let Some(spawn) = self.supply.spawns.remove(worker_id) {
+            self.note_failed_spawn(&spawn.row, error.clone(), turn);
+        }
+    }
+
+    fn note_failed_spawn(&mut self, row: &SpawnRow, error: ErrorDetail, turn: &mut Turn) {
+        let seen = self.supply.pools.entry(row.pool_id.clone()).or_default();
+        seen.fail(&row.model, error.clone(), &self.settings.supply, turn.now);
         seen.change();
-        turn.act(notice(&spawn.row, SpawnPhase::Failed, Some(error)));
+        turn.act(notice(row, SpawnPhase::Failed, Some(error)));
     }
 
     /// Finds out what became of spawns that nobody speaks of any more. Gives when to look again.
@@ -194,6 +205,9 @@ impl Orchestrator {
         for (worker_id, pool_id, state) in all {
             match state {
                 State::Asked => {}
+                State::Ready(_) if self.is_known_gone(&worker_id, &pool_id, turn.now) => {
+                    self.fail_spawn(&worker_id, ended_unregistered(&worker_id), turn);
+                }
                 State::Ready(at) if turn.now < at + REGISTER_MS => {
                     wake = earlier(wake, Some(at + REGISTER_MS));
                 }
@@ -202,6 +216,14 @@ impl Orchestrator {
             }
         }
         wake
+    }
+
+    /// Whether a pool has said of late that it does not have a worker that was ready there.
+    fn is_known_gone(&self, worker_id: &WorkerId, pool_id: &PoolId, now: Time) -> bool {
+        match self.knowledge(pool_id, now) {
+            Knowledge::Fresh(room) => !room.processes.iter().any(|process| process.worker_id == *worker_id),
+            Knowledge::Asked(_) | Knowledge::Stale | Knowledge::Silent(..) => false,
+        }
     }
 
     /// A spawn from before a restart: the pool has it, or is asked for it once more under its old id.
@@ -274,6 +296,12 @@ fn unregistered(worker_id: &WorkerId) -> ErrorDetail {
     );
     ErrorDetail::new(ErrorCode::SpawnFailed, message)
         .with_hint("See that the pool's machine reaches the orchestrator at its `url`.")
+}
+
+fn ended_unregistered(worker_id: &WorkerId) -> ErrorDetail {
+    let message = format!("The worker `{worker_id}` was ready for its pool, and ended before it registered.");
+    ErrorDetail::new(ErrorCode::SpawnFailed, message)
+        .with_hint("`rbees pool worker logs ID` may tell why the worker ended.")
 }
 
 /// A number that looks random and follows from its input (the finalizer of SplitMix64).

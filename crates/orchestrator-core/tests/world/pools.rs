@@ -20,7 +20,10 @@ pub struct Pools {
     /// MiB of need.
     models: BTreeMap<String, u64>,
     /// What runs where.
-    processes: BTreeMap<WorkerId, (String, PoolProcess)>,
+    /// The one start of each id.
+    starts: BTreeMap<WorkerId, InstanceId>,
+    /// Those that run, each with its pool.
+    pub processes: BTreeMap<WorkerId, (String, PoolProcess)>,
     /// Whether workers that register from now on may be unloaded.
     pub evictable: bool,
     /// Slots of workers.
@@ -87,6 +90,7 @@ impl Pools {
             memory: owned(pools),
             models: owned(models),
             processes: BTreeMap::new(),
+            starts: BTreeMap::new(),
             evictable: true,
             slots: 2,
             capabilities: vec!["chat".to_owned()],
@@ -173,6 +177,8 @@ impl Pools {
             bytes: self.models[model] * MIB,
             starting,
         };
+        let start = InstanceId(Uuid::from_u128(1_000 + self.starts.len() as u128));
+        self.starts.entry(process.worker_id.clone()).or_insert(start);
         self.processes.insert(process.worker_id.clone(), (pool.to_owned(), process));
     }
 
@@ -198,9 +204,8 @@ impl Pools {
     pub fn register(&mut self, world: &mut World, worker: &str, status: WorkerStatus) -> Step {
         let id: WorkerId = worker.parse().expect("an id");
         let (pool, process) = self.processes[&id].clone();
-        let start = self.processes.keys().position(|known| *known == id).unwrap_or_default();
         let facts = WorkerFacts {
-            instance: InstanceId(Uuid::from_u128(1_000 + start as u128)),
+            instance: self.starts[&id],
             pool_id: Some(self.id(&pool)),
             model: process.model,
             evictable: self.evictable,
