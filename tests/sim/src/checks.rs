@@ -99,6 +99,7 @@ impl Checks {
         }
         if let Some(idempotency) = &row.idempotency
             && let Some(first) = self.job_of_key.insert(idempotency.key.clone(), row.job_id)
+            && !is_forgotten(jobs.get(&first), row)
         {
             self.fail("I2", format!("{} and {first} have the key {}", row.job_id, idempotency.key));
         }
@@ -359,6 +360,14 @@ impl Checks {
             other => self.fail("I5", format!("{id} ends with {other:?}")),
         }
     }
+}
+
+/// Whether a job ended so long before the next one of its key that nobody remembers the key, as after
+/// a jump of the wall clock.
+fn is_forgotten(first: Option<&Stored>, next: &JobRow) -> bool {
+    let kept_ms = orchestrator_core::Settings::default().idempotency_kept_ms;
+    let ended_at = first.and_then(|first| first.row.ended_at);
+    ended_at.is_some_and(|at| next.submitted_at.since(at) > kept_ms)
 }
 
 impl World {
