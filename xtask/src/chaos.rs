@@ -8,7 +8,7 @@ use crate::process;
 use crate::release;
 use crate::workspace::Workspace;
 
-/// Campaigns that kill the orchestrator or cut its power, and count what was lost.
+/// Campaigns that kill the orchestrator, cut its power or overload it, and count what was lost.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -34,6 +34,13 @@ pub enum Campaign {
         /// Calls that are made to fail.
         #[arg(long, default_value_t = 200)]
         points: u32,
+    },
+    /// Asks for five times what the fleet can do, then for twice that with deadlines: goodput stays, refusals
+    /// come at once, and what was taken in is in time.
+    Overload {
+        /// How long each load lasts.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
     },
     /// Cuts the power at random points of a recording: every acknowledged job must be on the disk. An
     /// orchestrator that does not sync its commits runs too, and must fail.
@@ -76,6 +83,10 @@ pub fn campaign(
         Campaign::Faults { points } => {
             chaos.args(["faults", "--points", &points.to_string()]);
             "faults"
+        }
+        Campaign::Overload { seconds } => {
+            chaos.args(["overload", "--seconds", &seconds.to_string()]);
+            "overload"
         }
         Campaign::Powerloss { images } => {
             chaos.args(["powerloss", "--images", &images.to_string(), "--weak-orchestrator"]);

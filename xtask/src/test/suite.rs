@@ -81,7 +81,8 @@ fn simulation(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
     if full {
         let mut cargo = workspace.cargo();
         cargo.args(["test", "--release", "--locked", "--package", "orchestrator-core", "--test", "overload"]);
-        runner.stage("overload", || process::run(cargo.args(["--", "--ignored", "--nocapture"])));
+        runner
+            .stage("overload in model time", || process::run(cargo.args(["--", "--ignored", "--nocapture"])));
     }
     runner.stage("simulation finds planted bugs", || sim(&["--find-bugs"]));
 }
@@ -89,11 +90,12 @@ fn simulation(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
 /// The campaigns of `cargo xtask chaos`: a tenth of their full size, or all of it, which is kept.
 fn chaos(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
     let full = suite == Suite::Long;
-    let (cycles, images, points) = if full { (200, 5_000, 200) } else { (20, 500, 20) };
+    let (cycles, images, points, seconds) = if full { (200, 5_000, 200, 60) } else { (20, 500, 20, 6) };
     runner.stage("chaos build", || chaos::build(workspace));
     let run = |campaign| chaos::campaign(workspace, campaign, None, full);
     runner.stage("kill -9 under load", || run(Campaign::Kill { cycles }));
     runner.stage("failing system calls", || run(Campaign::Faults { points }));
+    runner.stage("overload", || run(Campaign::Overload { seconds }));
     runner.stage("power loss", || run(Campaign::Powerloss { images }));
 }
 

@@ -3,6 +3,7 @@
 mod faults;
 mod kill;
 mod ledger;
+mod overload;
 mod powerloss;
 mod rng;
 
@@ -23,6 +24,8 @@ enum Campaign {
     Faults(faults::Args),
     /// Kills the orchestrator at random points under load; every acknowledged job must end once.
     Kill(kill::Args),
+    /// Asks for more than the fleet can do; what is taken in must keep its promises.
+    Overload(overload::Args),
     /// Cuts the power at random points of a recording; every acknowledged job must be on the disk.
     Powerloss(powerloss::Args),
 }
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().campaign {
         Campaign::Faults(args) => faults::run(&args),
         Campaign::Kill(args) => kill::run(&args),
+        Campaign::Overload(args) => overload::run(&args),
         Campaign::Powerloss(args) => powerloss::run(&args),
     };
     match outcome {
