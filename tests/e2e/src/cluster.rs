@@ -58,6 +58,8 @@ pub struct WorkerOptions {
     pub context: Option<u32>,
     /// Another `--model` argument than the engine's own.
     pub model: Option<String>,
+    /// Where it believes the orchestrator to be, when that is not where it is.
+    pub orchestrator: Option<String>,
 }
 
 /// One worker process.
@@ -114,6 +116,11 @@ impl Cluster {
         self.folder.path()
     }
 
+    /// The orchestrator's host and port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The orchestrator's URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
@@ -126,6 +133,7 @@ impl Cluster {
         let slots = options.slots.unwrap_or(4).to_string();
         let context = options.context.unwrap_or(2_048).to_string();
         let model = options.model.unwrap_or_else(|| self.engine.model_argument());
+        let orchestrator = options.orchestrator.unwrap_or_else(|| self.url(""));
         let mut command = Command::new(binary("rbees-workerd"));
         command
             .args(["--worker-id", &id, "--model", &model, "--model-name", self.engine.model()])
@@ -139,7 +147,7 @@ impl Cluster {
                 "--context",
                 &context,
             ])
-            .args(["--orchestrator", &self.url("")])
+            .args(["--orchestrator", &orchestrator])
             .arg("--report")
             .arg(&report);
         let daemon = Daemon::start(&id, self.folder(), &mut command);

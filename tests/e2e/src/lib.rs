@@ -6,10 +6,13 @@
 pub mod binaries;
 pub mod cluster;
 pub mod daemon;
+pub mod ledger;
 pub mod stream;
 pub mod wait;
+pub mod wire;
 
 pub use cluster::{Cluster, Engine, WorkerOptions};
 pub use daemon::Daemon;
 pub use stream::{Received, Stream};
 pub use wait::until;
+pub use wire::Wire;

@@ -135,8 +135,10 @@ fn release_tests(workspace: &Workspace, suite: Suite, env: &BuildEnv, inputs: &I
     env.apply(&mut nextest);
     inputs.apply(&mut nextest, &workspace.release_folder());
     if suite == Suite::Long {
-        // Some of the long tests fetch more than the models.
+        // Some of the long tests fetch more than the models, some keep their results.
         nextest.env("RBEES_TEST_NETWORK", "1");
+        nextest.env("RBEES_TEST_LEDGER", workspace.root.join("docs").join("ledger"));
+        nextest.env("RBEES_TEST_COMMIT", chaos::commit(workspace)?);
     }
     // nextest has its own --profile; cargo's is what --release asks for.
     process::run(release::select(&mut nextest))

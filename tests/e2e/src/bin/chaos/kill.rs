@@ -85,7 +85,14 @@ async fn campaign(cycles: u32, seed: u64) -> anyhow::Result<Outcome> {
     let mut cluster = Cluster::without_workers(Engine::Fake).await;
     for _ in 0..WORKERS {
         let model = Some("fake:fake-bee?seed=7&pace_ms=4&context=65536".to_owned());
-        cluster.add_worker(WorkerOptions { slots: Some(6), model, context: Some(65_536) }).await;
+        cluster
+            .add_worker(WorkerOptions {
+                slots: Some(6),
+                model,
+                context: Some(65_536),
+                ..WorkerOptions::default()
+            })
+            .await;
     }
     let history = Arc::new(History::default());
     let client = Client::new(&cluster, Arc::clone(&history))?;

@@ -1,10 +1,8 @@
-//! Results that are kept: one JSON line per campaign, added to a file of the repository.
+//! Where the result of a campaign is kept.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use e2e::ledger;
 use serde::Serialize;
 
 /// Where a result goes, and which build it is about.
@@ -21,22 +19,10 @@ pub struct Ledger {
     commit: String,
 }
 
-#[derive(Serialize)]
-struct Line<'a, T> {
-    /// Seconds since 1970.
-    at: u64,
-    commit: &'a str,
-    seed: u64,
-    /// Processes that wanted a core, as a mean over the last minute.
-    load: Option<f64>,
-    #[serde(flatten)]
-    result: T,
-}
-
 impl Ledger {
     /// The seed to use.
     pub fn seed(&self) -> u64 {
-        self.seed.unwrap_or_else(|| now() % 1_000_000)
+        self.seed.unwrap_or_else(|| ledger::now() % 1_000_000)
     }
 
     /// Whether the result is kept.
@@ -46,23 +32,6 @@ impl Ledger {
 
     /// Prints the result, and adds it to the file where one is named.
     pub fn add(&self, seed: u64, result: impl Serialize) -> anyhow::Result<()> {
-        let line =
-            serde_json::to_string(&Line { at: now(), commit: &self.commit, seed, load: load(), result })?;
-        println!("{line}");
-        let Some(path) = &self.ledger else { return Ok(()) };
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .with_context(|| format!("opening {}", path.display()))?;
-        Ok(writeln!(file, "{line}")?)
+        ledger::add(self.ledger.as_deref(), &self.commit, Some(seed), result)
     }
-}
-
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-fn load() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
