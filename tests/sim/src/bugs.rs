@@ -81,11 +81,13 @@ pub enum Bug {
     FullDiskAccepted,
     /// What waits for room on the disk is acted on and never written.
     HeldForgotten,
+    /// What is written down of a placement leaves out a part of the scores.
+    TermsLeftOut,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::ActBeforeCommit,
         Self::StaleAttemptAccepted,
         Self::SlotLeaked,
@@ -124,6 +126,7 @@ impl Bug {
         Self::WithdrawForgotten,
         Self::FullDiskAccepted,
         Self::HeldForgotten,
+        Self::TermsLeftOut,
     ];
 
     /// Its name on the command line.

@@ -16,6 +16,7 @@ use crate::sim_worker::{NOT_A_WORKER, token_value};
 use crate::store::Stored;
 use crate::world::{FAULTS_AT_LEAST, World};
 
+pub mod reasons;
 mod supply;
 
 /// Failures that are kept; one is enough to fail a seed.
@@ -289,6 +290,11 @@ impl Checks {
             );
             self.fail("I4", text);
         }
+    }
+
+    /// Whether a run was handed out before.
+    pub fn knows_run(&self, run: &RunKey) -> bool {
+        self.opened.contains(&(run.job_id, run.attempt))
     }
 
     /// The driver opens a stream.

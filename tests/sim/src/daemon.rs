@@ -207,8 +207,10 @@ impl World {
         if let Some(daemon) = &self.daemon {
             self.checks.indexed(&daemon.brain);
         }
+        self.check_reasons(&more);
         self.checks.decided(&more, self.time());
         self.check_supply(&more);
+        self.steps.iter_mut().for_each(|steps| steps.push(more.clone()));
         self.take_in(more, step);
     }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use serde::Serialize;
+use sim::checks::reasons::Reasons;
 
 /// Where a result goes, and which build it is about.
 #[derive(Debug, Clone, clap::Args)]
@@ -66,6 +67,30 @@ pub struct Hunt {
     pub found: Vec<(String, u64)>,
     /// Not found.
     pub missed: Vec<String>,
+}
+
+/// What the reasons of fleets gave.
+#[derive(Debug, Default, Serialize)]
+pub struct Why {
+    /// The first seed.
+    pub from: u64,
+    /// Fleets that were run.
+    pub fleets: u64,
+    /// Placements, their grounds, and how many follow from what was written down of them.
+    #[serde(flatten)]
+    pub reasons: Reasons,
+    /// Workers that were taken away.
+    pub evicted: u64,
+    /// Answers that policies failed to give.
+    pub policy_failures: u64,
+    /// Fleets in which a promise was broken.
+    pub violations: u64,
+    /// Steps of the same fleets under the default policy, built in and as a script.
+    pub twin_steps: u64,
+    /// Placements among them.
+    pub twin_placements: u64,
+    /// Fleets in which the two forms decided differently.
+    pub twins_differ: u64,
 }
 
 #[derive(Serialize)]

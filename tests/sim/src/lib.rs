@@ -22,9 +22,12 @@ pub mod scripts;
 pub mod sim_worker;
 pub mod store;
 mod tamper;
+pub mod twins;
 pub mod world;
 
 use bugs::Bug;
+use checks::reasons::Reasons;
+use plan::Plan;
 use world::{Counts, World};
 
 /// Seeds that failed once; always run.
@@ -41,6 +44,8 @@ pub struct Outcome {
     pub hash: u64,
     /// What happened how often.
     pub counts: Counts,
+    /// Why jobs were placed where they were.
+    pub reasons: Reasons,
 }
 
 /// Runs one seed.
@@ -48,9 +53,22 @@ pub struct Outcome {
 /// # Errors
 /// Never for a world that can be built; the ids in it are constants.
 pub fn run_seed(seed: u64, bug: Option<Bug>, verbose: bool) -> anyhow::Result<Outcome> {
-    let mut world = World::new(seed, bug, verbose)?;
+    run_plan(Plan::of(seed), seed, bug, verbose)
+}
+
+/// Runs the fleet of a seed.
+///
+/// # Errors
+/// As [`run_seed`].
+pub fn run_fleet(seed: u64) -> anyhow::Result<Outcome> {
+    run_plan(Plan::fleet(seed), seed, None, false)
+}
+
+fn run_plan(plan: Plan, seed: u64, bug: Option<Bug>, verbose: bool) -> anyhow::Result<Outcome> {
+    let mut world = World::of(plan, seed, bug, verbose)?;
     world.run();
-    Ok(Outcome { seed, failures: world.checks.failures, hash: world.trace.hash, counts: world.counts })
+    let (failures, hash) = (world.checks.failures, world.trace.hash);
+    Ok(Outcome { seed, failures, hash, counts: world.counts, reasons: world.reasons })
 }
 
 /// The seeds of `seeds.txt`: one a line, `#` begins a comment.

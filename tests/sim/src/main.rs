@@ -9,10 +9,12 @@ use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
-use ledger::{Hunt, Ledger, Sweep};
+use ledger::{Hunt, Ledger, Sweep, Why};
 use sim::bugs::Bug;
+use sim::plan::Plan;
+use sim::twins::run_twins;
 use sim::world::Counts;
-use sim::{Outcome, kept_seeds, run_seed};
+use sim::{Outcome, kept_seeds, run_fleet, run_seed};
 
 /// Every so many seeds one is run twice and both traces are compared.
 const CANARY_EVERY: usize = 25;
@@ -38,6 +40,10 @@ struct Arguments {
     /// Plant each bug in turn and fail if one is not found within the seeds.
     #[arg(long, conflicts_with = "bug")]
     find_bugs: bool,
+    /// Run so many fleets instead: are their placements explained by what is written down of them?
+    /// And does the default policy decide alike, built in and as a script?
+    #[arg(long, conflicts_with_all = ["seeds", "find_bugs", "seed", "bug"])]
+    fleets: Option<u64>,
     /// Threads to run seeds on.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -52,6 +58,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if arguments.find_bugs {
         return find_bugs(&arguments);
+    }
+    if let Some(count) = arguments.fleets {
+        return fleets(&arguments, count);
     }
     sweep(&arguments)
 }
@@ -138,6 +147,32 @@ fn canary(arguments: &Arguments, outcomes: &[Outcome], sweep: &mut Sweep) -> any
         }
     }
     Ok(())
+}
+
+/// Fleets and their reasons, and each fleet's life under the default policy in both of its forms.
+fn fleets(arguments: &Arguments, count: u64) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let seeds: Vec<u64> = (arguments.from..arguments.from + count).collect();
+    let run = |seed: &u64| anyhow::Ok((run_fleet(*seed)?, run_twins(*seed, Plan::fleet)?));
+    let mut why = Why { from: arguments.from, fleets: count, ..Why::default() };
+    let mut counts = Counts::default();
+    for found in on_threads(arguments.jobs, &seeds, run)? {
+        let (fleet, twins) = found?;
+        why.reasons.add(&fleet.reasons);
+        counts.add(&fleet.counts);
+        why.twin_steps += twins.steps;
+        why.twin_placements += twins.placements;
+        why.violations += u64::from(!fleet.failures.is_empty());
+        why.twins_differ += u64::from(twins.differ.is_some());
+        let wrong = fleet.failures.first().into_iter().chain(&twins.differ);
+        for wrong in wrong.take(FAILURES_SHOWN) {
+            println!("fleet {}: {}", fleet.seed, wrong.chars().take(4_000).collect::<String>());
+        }
+    }
+    (why.evicted, why.policy_failures) = (counts.unloads, counts.policy_failures);
+    let passed = why.violations + why.twins_differ == 0 && why.reasons.reproduced == why.reasons.placements;
+    arguments.ledger.add("fleets", started.elapsed().as_secs(), why)?;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Each planted bug must be found, or the simulation is no test.

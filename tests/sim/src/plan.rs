@@ -11,6 +11,7 @@ use crate::operator::Order;
 use crate::rng::{Rng, mix};
 
 mod extra;
+mod fleet;
 
 pub use extra::{ModelPlan, PoolPlan};
 

@@ -17,6 +17,7 @@ impl World {
             Some(Bug::RunningUnwritten) => step.writes.retain(|write| {
                 !matches!(write, Write::UpdateJob(row) if row.status == api_types::task::TaskStatus::Running)
             }),
+            Some(Bug::TermsLeftOut) => step.writes.iter_mut().for_each(leave_terms_out),
             Some(Bug::SpawnTwice) => add(&mut step, |action| match action {
                 Action::SpawnWorker { .. } => Some(action.clone()),
                 _ => None,
@@ -64,6 +65,13 @@ impl World {
         let mut run = open.run.clone();
         (run.worker_id, run.incarnation) = (other.facts.worker_id.clone(), other.incarnation);
         Some(Action::OpenStream(OpenStream { run, ..open.clone() }))
+    }
+}
+
+fn leave_terms_out(write: &mut Write) {
+    if let Write::PutDecision { decision, .. } = write {
+        let terms = decision.candidates.iter_mut().filter_map(|candidate| candidate.terms.as_mut());
+        terms.for_each(|terms| (terms.policy, terms.load) = (0.0, 0.0));
     }
 }
 

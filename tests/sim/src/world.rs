@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
 
 use api_types::{CorrelationId, WorkerId};
-use orchestrator_core::{Answer, BrokenCause, Event, Notice, RequestId, RunKey, SpawnPhase, Time};
+use orchestrator_core::{Answer, BrokenCause, Event, Notice, RequestId, RunKey, SpawnPhase, Step, Time};
 
 use crate::bugs::Bug;
 use crate::checks::Checks;
+use crate::checks::reasons::Reasons;
 use crate::client::{Client, MOST_TRIES};
 use crate::daemon::{Caller, Daemon};
 use crate::disk::Disk;
@@ -108,6 +109,10 @@ pub struct World {
     pub checks: Checks,
     /// What happened how often.
     pub counts: Counts,
+    /// Why jobs were placed where they were.
+    pub reasons: Reasons,
+    /// Every step of the brain, where somebody wants them.
+    pub steps: Option<Vec<Step>>,
     /// A hash over every event and step.
     pub trace: Trace,
     /// Starts of workers so far.
@@ -201,9 +206,8 @@ impl std::fmt::Write for Trace {
 }
 
 impl World {
-    /// The world of a seed, with everything on its agenda.
-    pub fn new(seed: u64, bug: Option<Bug>, verbose: bool) -> anyhow::Result<Self> {
-        let plan = Plan::of(seed);
+    /// The world of a plan and its chances, with everything on its agenda.
+    pub fn of(plan: Plan, seed: u64, bug: Option<Bug>, verbose: bool) -> anyhow::Result<Self> {
         let mut workers = Vec::new();
         for (number, worker) in plan.workers.iter().enumerate() {
             let id: WorkerId = format!("worker-fake-{number}").parse()?;
@@ -230,6 +234,8 @@ impl World {
             plan,
             checks: Checks::default(),
             counts: Counts::default(),
+            reasons: Reasons::default(),
+            steps: None,
             trace: Trace { hash: 0xcbf2_9ce4_8422_2325, verbose },
             starts: 0,
             conns: 0,
@@ -340,6 +346,7 @@ impl World {
             Happening::Heal => self.heal(),
             Happening::CheckBounds => {
                 self.check_bounds();
+                self.check_waiting_reasons();
                 self.forgive_silence();
                 self.after(BOUNDS_EVERY_MS, Happening::CheckBounds);
             }

@@ -66,25 +66,27 @@ fn release(workspace: &Workspace, suite: Suite, env: &BuildEnv, runner: &mut Run
 
 fn simulation(workspace: &Workspace, suite: Suite, runner: &mut Runner) {
     let full = suite == Suite::Long;
-    let sim = |arguments: &[&str]| {
+    let sim = |name: &str, arguments: &[&str]| {
         let mut cargo = workspace.cargo();
         cargo.args(["run", "--quiet", "--release", "--locked", "--package", "sim", "--"]).args(arguments);
         if full {
             cargo.args(["--commit", &chaos::commit(workspace)?]);
-            cargo.arg("--ledger").arg(chaos::ledger(workspace, "simulation")?);
+            cargo.arg("--ledger").arg(chaos::ledger(workspace, name)?);
         }
         process::run(&mut cargo)
     };
     let jobs = std::thread::available_parallelism().map_or(1, usize::from).to_string();
     let seeds = if full { "10000" } else { "1000" };
-    runner.stage("simulation", || sim(&["--seeds", seeds, "--jobs", &jobs]));
+    runner.stage("simulation", || sim("simulation", &["--seeds", seeds, "--jobs", &jobs]));
+    let fleets = if full { "1000" } else { "100" };
+    runner.stage("reasons of placements", || sim("why", &["--fleets", fleets, "--jobs", &jobs]));
     if full {
         let mut cargo = workspace.cargo();
         cargo.args(["test", "--release", "--locked", "--package", "orchestrator-core", "--test", "overload"]);
         runner
             .stage("overload in model time", || process::run(cargo.args(["--", "--ignored", "--nocapture"])));
     }
-    runner.stage("simulation finds planted bugs", || sim(&["--find-bugs"]));
+    runner.stage("simulation finds planted bugs", || sim("simulation", &["--find-bugs"]));
 }
 
 /// The campaigns of `cargo xtask chaos`: a tenth of their full size, or all of it, which is kept.

@@ -61,7 +61,7 @@ impl Plan {
         self.add_late_clients(&mut rng);
     }
 
-    fn add_pools(&mut self, rng: &mut Rng) {
+    pub(super) fn add_pools(&mut self, rng: &mut Rng) {
         self.pools = vec![pool(rng, "attic", 100)];
         if rng.chance(50) {
             self.pools.push(pool(rng, "cellar", 80));
