@@ -7,6 +7,7 @@ pub mod binaries;
 pub mod cluster;
 pub mod daemon;
 pub mod ledger;
+pub mod recording;
 pub mod stream;
 pub mod wait;
 pub mod wire;

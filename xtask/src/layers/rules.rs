@@ -95,8 +95,9 @@ const USES: [Uses; 18] = [
     },
     Uses {
         package: "e2e",
-        may: &["api-types", "clients", "llama-orch-sdk"],
-        because: "these tests start the programs by their path",
+        may: &["api-types", "clients", "llama-orch-sdk", "orchestrator-core", "policy-script"],
+        because: "these tests start the programs by their path; what the brain was told they give to \
+            the brain again, which is a value",
     },
     Uses {
         package: "bench",

@@ -73,7 +73,8 @@ impl Journal {
     /// What is to be written at the end of a round. `committing`: a commit happens anyway.
     pub fn changes(&mut self, brain: &Orchestrator, committing: bool, now: Time) -> Vec<Change> {
         let mut changes = Vec::new();
-        if committing || self.is_overdue(now) {
+        // A life begins its journal before anything happens in it, so that every decision can be had again.
+        if committing || !self.begun || self.is_overdue(now) {
             self.waiting_since = None;
             changes.extend(self.recorder.take().map(Change::AppendJournal));
             let full = self.recorder.bytes_since_snapshot() >= SNAPSHOT_EVERY_BYTES;

@@ -84,3 +84,12 @@ async fn a_thousand_mixed_jobs_replay_to_the_same_decisions() {
     // Jobs under a used key are none of their own; nearly all others were placed once or oftener.
     assert!(placements >= JOBS as u64 * 7 / 10, "only {placements} placements were recorded");
 }
+
+/// What the first commit of a life decides would else be in no journal.
+#[tokio::test]
+async fn a_life_begins_its_journal_before_anything_happens_in_it() {
+    let daemon = Daemon::start().await;
+    assert_eq!(replayed(&daemon).await.len(), 1);
+    let daemon = daemon.crash_and_restart().await;
+    assert_eq!(replayed(&daemon).await.len(), 2);
+}
