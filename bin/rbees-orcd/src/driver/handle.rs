@@ -184,7 +184,7 @@ impl Handle {
     ///
     /// # Errors
     /// What the brain refuses it for, or that the driver is overloaded or stopped.
-    pub async fn submit(&self, task: CheckedTask) -> Result<Accepted, ErrorDetail> {
+    pub async fn submit(&self, task: Box<CheckedTask>) -> Result<Accepted, ErrorDetail> {
         self.submit_and_read(task, false).await.map(|(accepted, _)| accepted)
     }
 
@@ -196,17 +196,18 @@ impl Handle {
     /// As [`Self::submit`].
     pub async fn submit_and_read(
         &self,
-        task: CheckedTask,
+        task: Box<CheckedTask>,
         is_read: bool,
     ) -> Result<(Accepted, Option<Reader>), ErrorDetail> {
         let job_id = next_job_id();
-        let submission = Submission { is_read, ..submission(job_id, &task, &self.hash_key) };
+        let mut submission = Box::new(submission(job_id, &task, &self.hash_key));
+        submission.is_read = is_read;
         let body = RequestBody::new(task.request);
-        let file = self.write_down(job_id, &body, task.durability).await?;
+        let file = self.write_down(job_id, &body, submission.durability).await?;
         let Reply { answer, reader } = self
             .ask(|request, reply| {
-                let submission = Submission { request, ..submission };
-                Message::Submit(Box::new(submission), body, file, Some((request, reply)))
+                submission.request = request;
+                Message::Submit(submission, body, file, Some((request, reply)))
             })
             .await?;
         match answer {
@@ -234,9 +235,13 @@ impl Handle {
         if !Housekeeper::is_large(body.json().len()) {
             return Ok(None);
         }
+        Box::pin(self.write_file(job_id, body)).await.map(Some)
+    }
+
+    async fn write_file(&self, job_id: JobId, body: &RequestBody) -> Result<PromptFile, ErrorDetail> {
         let (keeper, json) = (self.keeper.clone(), body.json());
         match tokio::task::spawn_blocking(move || keeper.store(job_id, &json)).await {
-            Ok(Ok(file)) => Ok(Some(file)),
+            Ok(Ok(file)) => Ok(file),
             Ok(Err(error)) if error.class() == Class::Full => Err(storage_full()),
             Ok(Err(error)) => {
                 tracing::error!(code = "PROMPT_NOT_STORED", %error, "a large request could not be written");

@@ -39,7 +39,8 @@ impl Entrance {
                 front_door::hot(self.app, "POST /v1/chat/completions", request, chat_completion).await
             }
             "/v2/tasks" if is_post => front_door::hot(self.app, "POST /v2/tasks", request, task).await,
-            _ => match self.router.oneshot(request.map(Body::new)).await {
+            // On the heap, so that the others do not carry its room along.
+            _ => match Box::pin(self.router.oneshot(request.map(Body::new))).await {
                 Ok(answer) => answer,
                 Err(never) => match never {},
             },

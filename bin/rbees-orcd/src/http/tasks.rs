@@ -255,7 +255,7 @@ fn counted(app: &App, answer: Result<Accepted, ErrorDetail>) -> Result<Accepted,
 /// What the brain refuses it for, or as [`attach`].
 pub async fn submit_and_read(
     app: &App,
-    task: CheckedTask,
+    task: Box<CheckedTask>,
     correlation_id: &CorrelationId,
 ) -> Result<(Accepted, Reader), ApiError> {
     let (answer, reader) = match app.driver.submit_and_read(task, true).await {
@@ -268,7 +268,7 @@ pub async fn submit_and_read(
         // It is the first job of its idempotency key.
         None => {
             let span = tracing::info_span!("attach", %correlation_id);
-            attach(app, accepted.job_id, None).instrument(span).await?
+            Box::pin(attach(app, accepted.job_id, None)).instrument(span).await?
         }
     };
     Ok((accepted, reader))

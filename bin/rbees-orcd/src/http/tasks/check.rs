@@ -31,7 +31,7 @@ pub fn check_task(
     request: TaskRequest,
     headers: &HeaderMap,
     correlation_id: &CorrelationId,
-) -> Result<CheckedTask, ApiError> {
+) -> Result<Box<CheckedTask>, ApiError> {
     let request = TaskRequest { max_tokens: request.max_tokens.or(Some(DEFAULT_MAX_TOKENS)), ..request };
     checked(request, idempotency_header(headers)?, correlation_id)
 }
@@ -44,7 +44,7 @@ pub fn checked(
     mut request: TaskRequest,
     header_key: Option<String>,
     correlation_id: &CorrelationId,
-) -> Result<CheckedTask, ApiError> {
+) -> Result<Box<CheckedTask>, ApiError> {
     check_input(&request)?;
     check_model(request.model.as_deref())?;
     request.placement.as_ref().map_or(Ok(()), check_placement)?;
@@ -60,7 +60,7 @@ pub fn checked(
         Priority::Interactive => OnDisconnect::Cancel,
         Priority::Batch => OnDisconnect::Continue,
     });
-    Ok(CheckedTask {
+    Ok(Box::new(CheckedTask {
         tenant: TenantId::default(),
         session_id: request.session_id.clone(),
         prompt_bytes: input_bytes(&request),
@@ -76,7 +76,7 @@ pub fn checked(
         durability: request.durability.unwrap_or_default(),
         idempotency,
         correlation_id: correlation_id.clone(),
-    })
+    }))
 }
 
 /// Refuses a prompt that the context of no ready worker holds which may run it, where its bytes make
@@ -86,6 +86,15 @@ pub fn checked(
 /// # Errors
 /// `CONTEXT_OVERFLOW` with both counts, or what the worker says about the chat template.
 pub async fn refuse_overflow(app: &App, task: &mut CheckedTask) -> Result<(), ApiError> {
+    // A token is at least one byte, so fewer bytes than tokens of context always fit.
+    if task.prompt_bytes < app.driver.smallest_context() {
+        return Ok(());
+    }
+    // On the heap: other requests do not carry along what it takes to count.
+    Box::pin(count_or_refuse(app, task)).await
+}
+
+async fn count_or_refuse(app: &App, task: &mut CheckedTask) -> Result<(), ApiError> {
     let Some((uri, secret)) = counting_worker(app, task).await? else { return Ok(()) };
     let worker = app.workers.at(&uri, secret.as_deref()).with_correlation(&task.correlation_id);
     let request =
@@ -108,14 +117,11 @@ pub async fn refuse_overflow(app: &App, task: &mut CheckedTask) -> Result<(), Ap
 }
 
 /// The ready worker with the largest context of those that may run the task, when the prompt may be too
-/// long for some worker: a token is at least one byte, so fewer bytes than tokens of context always fit.
+/// long for some worker.
 async fn counting_worker(
     app: &App,
     task: &CheckedTask,
 ) -> Result<Option<(String, Option<String>)>, ErrorDetail> {
-    if task.prompt_bytes < app.driver.smallest_context() {
-        return Ok(None);
-    }
     let (model, placement, bytes) = (task.model.clone(), task.placement.clone(), task.prompt_bytes);
     app.driver
         .read(move |brain, _| {
