@@ -111,11 +111,14 @@ async fn hand_in(cluster: &Cluster, jobs: std::ops::Range<usize>) -> BTreeSet<Jo
 }
 
 async fn all_end(cluster: &Cluster) {
-    until("every job has ended", || async {
-        let health = cluster.get("/health").await.ok()?;
-        (health["queue_depth"] == 0).then_some(())
-    })
-    .await;
+    let mut waiting = u64::MAX;
+    while waiting > 0 {
+        waiting = until("fewer jobs wait", || async {
+            let depth = cluster.get("/health").await.ok()?["queue_depth"].as_u64()?;
+            (depth < waiting).then_some(depth)
+        })
+        .await;
+    }
     until("nothing runs", || async {
         let workers = cluster.get("/v2/workers").await.ok()?;
         let busy = |worker: &Value| worker["state"] == "ready" && worker["slots_busy"] != 0;
