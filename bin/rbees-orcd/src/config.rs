@@ -15,6 +15,7 @@ use orchestrator_core::{FullPolicy, Settings};
 pub use self::keys::distance;
 pub use self::layers::{Layers, Origin, Problem};
 use crate::clock::Wall;
+use crate::driver::Keeping;
 use crate::relay::StallLimits;
 
 /// A configuration that has passed every check.
@@ -38,8 +39,8 @@ pub struct Config {
     pub policy: Option<PolicyText>,
     /// How long a worker may be silent.
     pub stalls: StallLimits,
-    /// How long ended jobs are kept.
-    pub retention: Duration,
+    /// What is kept of ended jobs and of the journal.
+    pub keeping: Keeping,
     /// How often pools are asked for their state.
     pub pool_interval: Duration,
     /// Where the wall clock is read at the start.

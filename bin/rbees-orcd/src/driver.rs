@@ -20,7 +20,6 @@ pub mod requests;
 mod round;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use api_types::JobId;
 use api_types::task::{RetryMode, TaskStatus};
@@ -29,6 +28,7 @@ use orchestrator_core::policy::Scripts;
 use orchestrator_core::settings::Settings;
 
 use self::brain::Brain;
+pub use self::brain::Keeping;
 use self::desk::Desk;
 pub use self::handle::{Accepted, CheckedTask, Handle};
 use crate::actions::Actions;
@@ -67,7 +67,7 @@ impl Driver {
     /// When the database fails.
     pub fn recover(
         settings: Settings,
-        retention: Duration,
+        keeping: Keeping,
         mut store: Store,
         mailbox: Mailbox,
         actions: Actions,
@@ -96,7 +96,7 @@ impl Driver {
         let open = published.len();
         let (orchestrator, step) = Orchestrator::recover_with(settings, rows, scripts, now);
         store.commit(&[], now)?;
-        let mut brain = Brain::new(orchestrator, store, clock, actions, retention);
+        let mut brain = Brain::new(orchestrator, store, clock, actions, keeping);
         brain.take_step(step, None)?;
         brain.commit()?;
         mailbox.0.open(brain);

@@ -175,7 +175,7 @@ impl Server {
         policy::watch_over(&language).map_err(StartError::Thread)?;
         let driver = Driver::recover(
             config.settings.clone(),
-            config.retention,
+            config.keeping,
             store,
             mailbox,
             actions.clone(),

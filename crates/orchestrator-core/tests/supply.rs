@@ -550,3 +550,17 @@ fn who_waits_for_a_worker_that_was_asked_for_hears_how_long_the_last_one_took() 
     let expected = 4_000 + 1_000 + 1_000;
     assert!(eta.p50.abs_diff(expected) < 20, "until it is ready, the job before, itself: {eta:?}");
 }
+
+#[test]
+fn a_worker_that_nobody_here_asked_for_makes_the_pools_memory_unknown() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 100)], &[("ant", 30), ("bee", 60), ("dog", 30)]);
+    pools.first_worker(&mut world, 1, "ant");
+    // One that an earlier orchestrator asked for comes late, or somebody starts one by hand.
+    pools.resident(&mut world, "worker-cpu-late", "mac", "dog");
+    let model = Some("bee".to_owned());
+    let step = world.event(Event::Submit(Submission { model, ..submission(2) }));
+    assert_eq!((spawned(&step), asked(&step)), (vec![], vec![(pools.id("mac"), 2)]));
+    let answered = pools.answer_all(&mut world, &step);
+    assert_eq!(spawned(&answered), [], "40 of its 100 MiB are left");
+}

@@ -60,8 +60,8 @@ pub fn run_seed(seed: u64, bug: Option<Bug>, verbose: bool) -> anyhow::Result<Ou
 ///
 /// # Errors
 /// As [`run_seed`].
-pub fn run_fleet(seed: u64) -> anyhow::Result<Outcome> {
-    run_plan(Plan::fleet(seed), seed, None, false)
+pub fn run_fleet(seed: u64, verbose: bool) -> anyhow::Result<Outcome> {
+    run_plan(Plan::fleet(seed), seed, None, verbose)
 }
 
 fn run_plan(plan: Plan, seed: u64, bug: Option<Bug>, verbose: bool) -> anyhow::Result<Outcome> {

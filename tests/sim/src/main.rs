@@ -44,6 +44,9 @@ struct Arguments {
     /// And does the default policy decide alike, built in and as a script?
     #[arg(long, conflicts_with_all = ["seeds", "find_bugs", "seed", "bug"])]
     fleets: Option<u64>,
+    /// Run the fleet of this seed alone and print everything that happens.
+    #[arg(long, conflicts_with_all = ["seeds", "from", "find_bugs", "seed", "bug", "fleets"])]
+    fleet: Option<u64>,
     /// Threads to run seeds on.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -54,7 +57,10 @@ struct Arguments {
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     if let Some(seed) = arguments.seed {
-        return replay(seed, arguments.bug);
+        return Ok(tell(&run_seed(seed, arguments.bug, true)?, &again(seed, arguments.bug)));
+    }
+    if let Some(seed) = arguments.fleet {
+        return Ok(tell(&run_fleet(seed, true)?, &format!("--fleet {seed}")));
     }
     if arguments.find_bugs {
         return find_bugs(&arguments);
@@ -65,24 +71,28 @@ fn main() -> anyhow::Result<ExitCode> {
     sweep(&arguments)
 }
 
-/// One seed, with all that happens in it.
-fn replay(seed: u64, bug: Option<Bug>) -> anyhow::Result<ExitCode> {
-    let outcome = run_seed(seed, bug, true)?;
+/// What came of a world that was run with all that happened in it; `again` runs it once more.
+fn tell(outcome: &Outcome, again: &str) -> ExitCode {
     println!("{:?}\ntrace {:016x}", outcome.counts, outcome.hash);
     if outcome.failures.is_empty() {
-        println!("seed {seed}: every promise was kept");
-        return Ok(ExitCode::SUCCESS);
+        println!("seed {}: every promise was kept", outcome.seed);
+        return ExitCode::SUCCESS;
     }
-    tell_failure(&outcome, bug);
-    Ok(ExitCode::FAILURE)
+    tell_failure(outcome, again);
+    ExitCode::FAILURE
 }
 
-fn tell_failure(outcome: &Outcome, bug: Option<Bug>) {
+fn tell_failure(outcome: &Outcome, again: &str) {
     for failure in &outcome.failures {
         println!("seed {}: {}", outcome.seed, shorten(failure));
     }
+    println!("replay it with: cargo run -p sim --release -- {again}");
+}
+
+/// The arguments that run a seed alone.
+fn again(seed: u64, bug: Option<Bug>) -> String {
     let planted = bug.map_or(String::new(), |bug| format!(" --bug {}", bug.name()));
-    println!("replay it with: cargo run -p sim --release -- --seed {}{planted}", outcome.seed);
+    format!("--seed {seed}{planted}")
 }
 
 /// Many seeds, all of them whatever they give.
@@ -98,7 +108,9 @@ fn sweep(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     add_up(&outcomes, &mut sweep);
     canary(arguments, &outcomes, &mut sweep)?;
     let failed = outcomes.iter().filter(|outcome| !outcome.failures.is_empty());
-    failed.take(FAILURES_SHOWN).for_each(|outcome| tell_failure(outcome, arguments.bug));
+    failed
+        .take(FAILURES_SHOWN)
+        .for_each(|outcome| tell_failure(outcome, &again(outcome.seed, arguments.bug)));
     println!(
         "{} seeds, {} of them broke a promise; {} faults had an effect, {} at least in each; \
          {} seeds were run twice, {} with another trace",
@@ -153,7 +165,7 @@ fn canary(arguments: &Arguments, outcomes: &[Outcome], sweep: &mut Sweep) -> any
 fn fleets(arguments: &Arguments, count: u64) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let seeds: Vec<u64> = (arguments.from..arguments.from + count).collect();
-    let run = |seed: &u64| anyhow::Ok((run_fleet(*seed)?, run_twins(*seed, Plan::fleet)?));
+    let run = |seed: &u64| anyhow::Ok((run_fleet(*seed, false)?, run_twins(*seed, Plan::fleet)?));
     let mut why = Why { from: arguments.from, fleets: count, ..Why::default() };
     let mut counts = Counts::default();
     for found in on_threads(arguments.jobs, &seeds, run)? {
@@ -164,9 +176,11 @@ fn fleets(arguments: &Arguments, count: u64) -> anyhow::Result<ExitCode> {
         why.twin_placements += twins.placements;
         why.violations += u64::from(!fleet.failures.is_empty());
         why.twins_differ += u64::from(twins.differ.is_some());
-        let wrong = fleet.failures.first().into_iter().chain(&twins.differ);
-        for wrong in wrong.take(FAILURES_SHOWN) {
-            println!("fleet {}: {}", fleet.seed, wrong.chars().take(4_000).collect::<String>());
+        if !fleet.failures.is_empty() {
+            tell_failure(&fleet, &format!("--fleet {}", fleet.seed));
+        }
+        if let Some(differ) = twins.differ {
+            println!("fleet {} is another under the script: {}", fleet.seed, shorten(&differ));
         }
     }
     (why.evicted, why.policy_failures) = (counts.unloads, counts.policy_failures);

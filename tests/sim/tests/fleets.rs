@@ -14,7 +14,7 @@ const FLEETS: std::ops::Range<u64> = 0..12;
 fn the_recorded_reasons_alone_lead_to_each_choice() {
     let (mut reasons, mut counts) = (Reasons::default(), Counts::default());
     for seed in FLEETS {
-        let fleet = run_fleet(seed).expect("the world is built");
+        let fleet = run_fleet(seed, false).expect("the world is built");
         assert!(fleet.failures.is_empty(), "fleet {seed}: {:?}", fleet.failures);
         reasons.add(&fleet.reasons);
         counts.add(&fleet.counts);

@@ -13,6 +13,7 @@ use orchestrator_core::{RetrySettings, SessionSettings, Settings, SupplySettings
 use super::layers::{Layers, Origin, Problem};
 use super::{Config, Limits, Token, full_policy};
 use crate::clock::Wall;
+use crate::driver::Keeping;
 use crate::relay::StallLimits;
 
 /// Shortest token that is worth the name.
@@ -68,7 +69,10 @@ pub(super) fn assemble(layers: &Layers, problems: &mut Vec<Problem>) -> Option<C
             first_token: milliseconds(layers, "first_token_timeout_ms"),
             between_events: milliseconds(layers, "stall_timeout_ms"),
         },
-        retention: Duration::from_secs(number(layers, "retention_hours") * 3_600),
+        keeping: Keeping {
+            retention: Duration::from_secs(number(layers, "retention_hours") * 3_600),
+            journal_snapshot_bytes: number(layers, "journal_snapshot_bytes"),
+        },
         pool_interval: milliseconds(layers, "pool_interval_ms"),
         wall: Wall::default(),
     })

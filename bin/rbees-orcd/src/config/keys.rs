@@ -223,6 +223,13 @@ pub const KEYS: &[Key] = &[
     ),
     key("retention_hours", Kind::Number(1, 87_600), "168", "how long ended jobs are kept"),
     key(
+        "journal_snapshot_bytes",
+        Kind::Number(65_536, 1 << 32),
+        "16777216",
+        "bytes of journal after which it begins anew with a snapshot of the state (about 1 KB for each job \
+         that has not ended), but never before as many as the last snapshot took",
+    ),
+    key(
         "pool_interval_ms",
         Kind::Number(100, 3_600_000),
         "30000",

@@ -37,6 +37,15 @@ const PRUNE_BATCH: u32 = 200;
 /// Rows of journal deleted in one go.
 const PRUNE_JOURNAL_BATCH: u32 = 2_000;
 
+/// What is kept, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    /// How long ended jobs are kept.
+    pub retention: Duration,
+    /// Bytes of journal after which it begins anew with a snapshot of the state.
+    pub journal_snapshot_bytes: u64,
+}
+
 /// See the module.
 pub(super) struct Brain {
     pub(super) orchestrator: Orchestrator,
@@ -45,7 +54,7 @@ pub(super) struct Brain {
     pub(super) waiting: HashMap<RequestId, oneshot::Sender<Reply>>,
     pub(super) requests: Requests,
     pub(super) actions: Actions,
-    retention: Duration,
+    keeping: Keeping,
     pub(super) round: Round,
     journal: Journal,
     /// Whether old jobs are to be deleted with the next commit.
@@ -74,7 +83,7 @@ impl Brain {
         store: Store,
         clock: Clock,
         actions: Actions,
-        retention: Duration,
+        keeping: Keeping,
     ) -> Self {
         let brain = Self {
             orchestrator,
@@ -83,9 +92,9 @@ impl Brain {
             waiting: HashMap::new(),
             requests: Requests::default(),
             actions,
-            retention,
+            keeping,
             round: Round::default(),
-            journal: Journal::default(),
+            journal: Journal::new(keeping.journal_snapshot_bytes),
             prune: false,
             erasures: Vec::new(),
             flushes: Vec::new(),
@@ -309,11 +318,7 @@ impl Brain {
     pub fn commit(&mut self) -> Result<(), StoreError> {
         let (mut changes, acts) = std::mem::take(&mut self.round).into_parts();
         let now = self.clock.now();
-        changes.extend(self.journal.changes(
-            &self.orchestrator,
-            !changes.is_empty() || !self.flushes.is_empty(),
-            now,
-        ));
+        changes.extend(self.journal.segment(!changes.is_empty() || !self.flushes.is_empty(), now));
         let Some(acts) = self.write_or_hold(changes, acts, now)? else { return Ok(()) };
         for act in acts {
             match act {
@@ -322,6 +327,10 @@ impl Brain {
             }
         }
         self.waiting.clear();
+        // Who waited for this commit does not wait for a snapshot of the whole state.
+        if let Some(begin) = self.journal.begin_if_due(&self.orchestrator, now) {
+            self.write_or_hold(vec![begin], Vec::new(), now)?;
+        }
         for flushed in self.flushes.drain(..) {
             let _ = flushed.send(());
         }
@@ -491,7 +500,7 @@ impl Brain {
     }
 
     fn prune(&mut self, now: Time) -> Result<(), StoreError> {
-        let kept_ms = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
+        let kept_ms = u64::try_from(self.keeping.retention.as_millis()).unwrap_or(u64::MAX);
         let before = Time(now.0.saturating_sub(kept_ms));
         match self.store.prune(before, PRUNE_BATCH) {
             // There may be more.

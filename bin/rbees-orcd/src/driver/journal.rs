@@ -10,13 +10,15 @@ use crate::store::Change;
 const PATIENCE_BYTES: usize = 256 * 1024;
 /// or this old, in milliseconds.
 const PATIENCE_MS: u64 = 60_000;
-/// A journal begins anew with a snapshot after this many bytes of entries, so that what is older
-/// can be deleted.
-const SNAPSHOT_EVERY_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The driver's side of the journal.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Journal {
+    /// It begins anew with a snapshot after this many bytes of entries, so that what is older can be
+    /// deleted; but not before as many as the last snapshot took.
+    snapshot_every: u64,
+    /// Bytes of the last snapshot.
+    last_snapshot: u64,
     recorder: Recorder,
     /// When the oldest input came that is not written.
     waiting_since: Option<Time>,
@@ -25,6 +27,12 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// A journal that begins anew after so many bytes of entries.
+    pub fn new(snapshot_every: u64) -> Self {
+        let (recorder, waiting_since) = (Recorder::default(), None);
+        Self { snapshot_every, last_snapshot: 0, recorder, waiting_since, begun: false }
+    }
+
     /// Notes an event, before the brain handles it.
     pub fn event(&mut self, event: &Event, now: Time) {
         if self.begun {
@@ -71,18 +79,22 @@ impl Journal {
     }
 
     /// What is to be written at the end of a round. `committing`: a commit happens anyway.
-    pub fn changes(&mut self, brain: &Orchestrator, committing: bool, now: Time) -> Vec<Change> {
-        let mut changes = Vec::new();
-        // A life begins its journal before anything happens in it, so that every decision can be had again.
-        if committing || !self.begun || self.is_overdue(now) {
-            self.waiting_since = None;
-            changes.extend(self.recorder.take().map(Change::AppendJournal));
-            let full = self.recorder.bytes_since_snapshot() >= SNAPSHOT_EVERY_BYTES;
-            if !self.begun || full {
-                changes.extend(self.begin(brain, now));
-            }
+    pub fn segment(&mut self, committing: bool, now: Time) -> Option<Change> {
+        if !(committing || self.is_overdue(now)) {
+            return None;
         }
-        changes
+        self.waiting_since = None;
+        self.recorder.take().map(Change::AppendJournal)
+    }
+
+    /// A snapshot to begin (anew) with, when it is time and nothing waits to be written. A life begins
+    /// its journal before anything happens in it, so that every decision can be had again.
+    pub fn begin_if_due(&mut self, brain: &Orchestrator, now: Time) -> Option<Change> {
+        let written = self.recorder.bytes_since_snapshot();
+        let full = written >= self.snapshot_every.max(self.last_snapshot);
+        (self.recorder.waiting_bytes() == 0 && (full || !self.begun))
+            .then(|| self.begin(brain, now))
+            .flatten()
     }
 
     fn begin(&mut self, brain: &Orchestrator, now: Time) -> Option<Change> {
@@ -90,11 +102,45 @@ impl Journal {
             Ok(snapshot) => {
                 self.recorder.begin();
                 self.begun = true;
+                self.last_snapshot = snapshot.len() as u64;
                 Some(Change::BeginJournal { at: now, snapshot })
             }
             Err(error) => {
                 tracing::error!(code = ErrorCode::Internal.as_str(), %error, "no journal can be kept");
                 None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use orchestrator_core::{Rows, Settings};
+
+    use super::*;
+
+    #[test]
+    fn snapshots_are_never_more_bytes_than_what_is_written_between_them() {
+        let (brain, _) = Orchestrator::recover(Settings::default(), Rows::default(), Time(1));
+        let mut journal = Journal::new(1);
+        let size = |change: Option<Change>| match change {
+            Some(Change::BeginJournal { snapshot, .. }) => snapshot.len() as u64,
+            other => panic!("a journal begins with a snapshot, not with {other:?}"),
+        };
+        let snapshot = size(journal.begin_if_due(&brain, Time(1)));
+        let mut written = 0;
+        for ms in 2.. {
+            journal.timeout(Time(ms));
+            assert!(journal.begin_if_due(&brain, Time(ms)).is_none(), "what waits goes first");
+            let Some(Change::AppendJournal(segment)) = journal.segment(true, Time(ms)) else {
+                panic!("a timeout is written")
+            };
+            written += segment.entries.len() as u64;
+            let begun = journal.begin_if_due(&brain, Time(ms));
+            assert_eq!(begun.is_some(), written >= snapshot, "{written} of {snapshot} bytes");
+            if begun.is_some() {
+                assert_eq!(size(begun), snapshot);
+                return;
             }
         }
     }

@@ -8,7 +8,7 @@ use api_types::task::{Decision, TaskStatus};
 use orchestrator_core::{JobRow, Time};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::journal::{Chapter, chapters};
+use super::journal::{self, Chapter, Start};
 use super::record::{JOB_COLUMNS, job_from, read_json};
 use super::{KeptStream, StoreError};
 
@@ -102,12 +102,20 @@ impl History {
         .await
     }
 
-    /// The journal since a time, oldest first, beginning with the snapshot before it.
+    /// Where the chapters of the journal begin since a time, oldest first, with the one before it.
     ///
     /// # Errors
     /// As [`Self::job`].
-    pub async fn journal(&self, since: Time) -> Result<Vec<Chapter>, StoreError> {
-        self.ask(move |connection| chapters(connection, since)).await
+    pub async fn chapters(&self, since: Time) -> Result<Vec<Start>, StoreError> {
+        self.ask(move |connection| journal::starts(connection, since)).await
+    }
+
+    /// One chapter of the journal; `None` when it has been deleted since.
+    ///
+    /// # Errors
+    /// As [`Self::job`].
+    pub async fn chapter(&self, start: Start) -> Result<Option<Chapter>, StoreError> {
+        self.ask(move |connection| journal::chapter(connection, start)).await
     }
 
     async fn ask<T: Send + 'static>(

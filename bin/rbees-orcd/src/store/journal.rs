@@ -2,7 +2,7 @@
 
 use orchestrator_core::Time;
 use orchestrator_core::journal::{Digest, Segment};
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, Row, Transaction};
 
 use super::StoreError;
 use super::record::{from_micros, micros};
@@ -16,6 +16,15 @@ pub struct Chapter {
     pub snapshot: Vec<u8>,
     /// What it was told, in order.
     pub segments: Vec<Segment>,
+}
+
+/// Where a chapter begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// The row of its snapshot.
+    seq: i64,
+    /// When.
+    pub at: Time,
 }
 
 /// Begins a chapter. Its row notes how many bytes of journal went before it.
@@ -79,29 +88,37 @@ pub(super) fn prune(
     Ok(old.execute((seq, limit))?)
 }
 
-/// The chapters that hold anything since `since`, oldest first.
-pub(super) fn chapters(connection: &Connection, since: Time) -> Result<Vec<Chapter>, StoreError> {
+/// Where the chapters begin that hold anything since `since`, oldest first.
+pub(super) fn starts(connection: &Connection, since: Time) -> Result<Vec<Start>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT at, hash, placements, body FROM journal
-         WHERE seq >= coalesce((SELECT max(seq) FROM journal WHERE hash IS NULL AND at <= ?1), 0)
+        "SELECT seq, at FROM journal
+         WHERE hash IS NULL
+         AND seq >= coalesce((SELECT max(seq) FROM journal WHERE hash IS NULL AND at <= ?1), 0)
          ORDER BY seq",
     )?;
-    let mut rows = statement.query([micros(since)])?;
-    let mut chapters: Vec<Chapter> = Vec::new();
+    let start = |row: &Row<'_>| Ok(Start { seq: row.get(0)?, at: from_micros(row.get(1)?) });
+    Ok(statement.query_map([micros(since)], start)?.collect::<Result<_, _>>()?)
+}
+
+/// The chapter that begins there; `None` when it has been deleted since.
+pub(super) fn chapter(connection: &Connection, start: Start) -> Result<Option<Chapter>, StoreError> {
+    let mut statement = connection
+        .prepare_cached("SELECT at, hash, placements, body FROM journal WHERE seq >= ?1 ORDER BY seq")?;
+    let mut rows = statement.query([start.seq])?;
+    let mut chapter: Option<Chapter> = None;
     while let Some(row) = rows.next()? {
-        let (at, body) = (from_micros(row.get(0)?), row.get(3)?);
-        match (row.get::<_, Option<i64>>(1)?, chapters.last_mut()) {
-            (None, _) => chapters.push(Chapter { at, snapshot: body, segments: Vec::new() }),
-            (Some(hash), Some(chapter)) => {
-                let digest =
-                    Digest { hash: hash.cast_unsigned(), placements: row.get::<_, i64>(2)?.cast_unsigned() };
-                chapter.segments.push(Segment { from: at, entries: body, digest });
+        let (at, hash, placements) = (from_micros(row.get(0)?), row.get(1)?, row.get::<_, i64>(2)?);
+        match (hash, &mut chapter) {
+            (None, None) => chapter = Some(Chapter { at, snapshot: row.get(3)?, segments: Vec::new() }),
+            (Some::<i64>(hash), Some(chapter)) => {
+                let digest = Digest { hash: hash.cast_unsigned(), placements: placements.cast_unsigned() };
+                chapter.segments.push(Segment { from: at, entries: row.get(3)?, digest });
             }
-            // Without its snapshot a segment cannot be replayed.
-            (Some(_), None) => {}
+            // The next one begins; or, without its snapshot, a segment cannot be replayed.
+            (None, Some(_)) | (Some(_), None) => break,
         }
     }
-    Ok(chapters)
+    Ok(chapter.filter(|chapter| chapter.at == start.at))
 }
 
 #[cfg(test)]
@@ -132,8 +149,26 @@ mod tests {
         }
     }
 
-    fn starts(connection: &Connection) -> Vec<u64> {
-        chapters(connection, Time(0)).expect("chapters").iter().map(|chapter| chapter.at.0).collect()
+    fn begun(connection: &Connection) -> Vec<u64> {
+        starts(connection, Time(0)).expect("chapters").iter().map(|start| start.at.0).collect()
+    }
+
+    #[test]
+    fn a_chapter_is_read_by_itself_and_is_gone_when_its_snapshot_is() {
+        let mut connection = database();
+        write(&mut connection, 3);
+        let all = starts(&connection, Time(2_005)).expect("chapters");
+        assert_eq!(
+            all.iter().map(|start| start.at.0).collect::<Vec<_>>(),
+            [2_000, 3_000],
+            "2,005 lies in it"
+        );
+        let second = chapter(&connection, all[0]).expect("read").expect("there");
+        assert_eq!((second.at, second.segments.len()), (Time(2_000), 9));
+        assert!(second.segments.iter().all(|segment| (2_001..2_010).contains(&segment.from.0)));
+        assert_eq!(prune(&connection, Time(3_500), 1_000, 11).expect("pruned"), 11, "and its first row");
+        assert_eq!(chapter(&connection, all[0]).expect("read"), None);
+        assert!(chapter(&connection, all[1]).expect("read").is_some());
     }
 
     #[test]
@@ -142,12 +177,12 @@ mod tests {
         write(&mut connection, 6);
         assert_eq!(prune(&connection, Time(0), 1_000, 100).expect("pruned"), 0);
         assert_eq!(prune(&connection, Time(2_500), 1_000, 100).expect("pruned"), 10);
-        assert_eq!(starts(&connection), [2_000, 3_000, 4_000, 5_000, 6_000], "2,500 lies in the second");
+        assert_eq!(begun(&connection), [2_000, 3_000, 4_000, 5_000, 6_000], "2,500 lies in the second");
         assert_eq!(prune(&connection, Time(0), 250, 100).expect("pruned"), 20);
-        assert_eq!(starts(&connection), [4_000, 5_000, 6_000]);
+        assert_eq!(begun(&connection), [4_000, 5_000, 6_000]);
         assert_eq!(prune(&connection, Time(u64::MAX / 2_000), 0, 5).expect("pruned"), 5);
-        assert_eq!(starts(&connection), [5_000, 6_000], "what lost its snapshot is no chapter any more");
+        assert_eq!(begun(&connection), [5_000, 6_000], "what lost its snapshot is no chapter any more");
         while prune(&connection, Time(u64::MAX / 2_000), 0, 5).expect("pruned") > 0 {}
-        assert_eq!(starts(&connection), [6_000]);
+        assert_eq!(begun(&connection), [6_000]);
     }
 }

@@ -118,7 +118,7 @@ fn flags_win_over_the_environment_and_that_over_files() {
     });
     layers.set_flag("bind", "127.0.0.1:3");
     let config = Config::from_layers(&layers).expect("valid");
-    assert_eq!((config.bind.port(), config.retention.as_secs()), (3, 7_200));
+    assert_eq!((config.bind.port(), config.keeping.retention.as_secs()), (3, 7_200));
     assert_eq!((config.settings.queue_capacity, config.allowed_hosts.len()), (None, 2));
     assert_eq!(layers.get("bind").origin, Origin::Flag("bind".to_owned()));
     assert_eq!(layers.get("retention_hours").origin, Origin::Environment("RBEES_RETENTION_HOURS".to_owned()));
@@ -174,4 +174,16 @@ fn nonsense_in_quotas_is_refused_with_its_line() {
         );
     }
     assert_eq!(text.len(), 7, "{text:#?}");
+}
+
+#[test]
+fn how_often_the_journal_begins_anew_can_be_set() {
+    let bytes = |text: &str| {
+        let (_folder, layers) = read(text);
+        Config::from_layers(&layers).map(|config| config.keeping.journal_snapshot_bytes)
+    };
+    assert_eq!(bytes("").expect("the default"), 16 << 20);
+    assert_eq!(bytes("journal_snapshot_bytes = 65536\n").expect("valid"), 65_536);
+    let problems = bytes("journal_snapshot_bytes = 65535\n").expect_err("refused");
+    assert!(problems[0].to_string().contains("from 65536"), "{problems:?}");
 }

@@ -119,7 +119,8 @@ async fn an_erased_job_frees_its_key() {
 async fn ended_jobs_are_deleted_once_their_time_is_over_and_not_before() {
     for (retention, kept) in [(0, 0), (3_600, 1)] {
         let daemon =
-            Daemon::start_with(|config| config.retention = std::time::Duration::from_secs(retention)).await;
+            Daemon::start_with(|config| config.keeping.retention = std::time::Duration::from_secs(retention))
+                .await;
         let worker = Worker::start(&daemon.url(""), &["a"]).await;
         let ended = daemon.submit(json!({ "prompt": "x" })).await;
         daemon.until_status(&ended, "completed").await;

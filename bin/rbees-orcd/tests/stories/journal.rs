@@ -58,14 +58,13 @@ async fn run(daemon: &Daemon, jobs: std::ops::Range<usize>) {
 /// Replays every chapter; gives what was found in each.
 async fn replayed(daemon: &Daemon) -> Vec<Replayed> {
     let history = History::new(daemon.folder().join("orchestrator.db"));
-    let chapters = history.journal(Time(0)).await.expect("a journal");
-    chapters
-        .iter()
-        .map(|chapter| {
-            let brain = Orchestrator::restore(&chapter.snapshot).expect("a snapshot");
-            verify(brain, &chapter.segments).expect("entries")
-        })
-        .collect()
+    let mut found = Vec::new();
+    for start in history.chapters(Time(0)).await.expect("a journal") {
+        let chapter = history.chapter(start).await.expect("a journal").expect("a chapter");
+        let brain = Orchestrator::restore(&chapter.snapshot).expect("a snapshot");
+        found.push(verify(brain, &chapter.segments).expect("entries"));
+    }
+    found
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,4 +91,19 @@ async fn a_life_begins_its_journal_before_anything_happens_in_it() {
     assert_eq!(replayed(&daemon).await.len(), 1);
     let daemon = daemon.crash_and_restart().await;
     assert_eq!(replayed(&daemon).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_journal_begins_anew_after_as_many_bytes_as_are_configured() {
+    const EVERY: u64 = 65_536;
+    let daemon = Daemon::start_with(|config| config.keeping.journal_snapshot_bytes = EVERY).await;
+    let _worker = Worker::start(&daemon.url(""), &["a"]).await;
+    run(&daemon, 0..JOBS).await;
+    let (_, report) = daemon.post("/v2/policy/replay", "{}").await;
+    assert_eq!(report["identical"], true, "{report}");
+    let found = replayed(&daemon).await;
+    assert!(found.iter().all(Replayed::is_identical), "{found:?}");
+    assert!(found.len() >= 2, "{JOBS} jobs take more than {EVERY} bytes of journal: {found:?}");
+    let inputs: u64 = found.iter().map(|chapter| chapter.inputs).sum();
+    assert!(inputs >= report["inputs"].as_u64().expect("a count"), "{report} {found:?}");
 }

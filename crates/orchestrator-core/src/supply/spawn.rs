@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::earlier;
 use super::pools::Knowledge;
+use crate::event::PoolRoom;
 use crate::orchestrator::Orchestrator;
 use crate::row::SpawnRow;
 use crate::step::{Action, Notice, SpawnPhase, Write};
@@ -124,13 +125,26 @@ impl Orchestrator {
 
     /// A worker introduced itself; perhaps it was asked for.
     pub(crate) fn spawn_registered(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
-        let Some(spawn) = self.supply.spawns.get_mut(worker_id) else { return };
+        let Some(spawn) = self.supply.spawns.get_mut(worker_id) else {
+            return self.note_unforeseen(worker_id);
+        };
         if !std::mem::replace(&mut spawn.registered, true) {
             turn.write(Write::DeleteSpawn(worker_id.clone()));
         }
         match spawn.state {
             State::Asked => {}
             State::Ready(_) | State::Unknown => self.end_spawn(worker_id, turn),
+        }
+    }
+
+    /// A worker that is not being started here: where its pool did not speak of it yet, what the pool
+    /// said is older than the worker, and tells nothing of the memory that is left.
+    fn note_unforeseen(&mut self, worker_id: &WorkerId) {
+        let pool_id = self.registry.get(worker_id).and_then(|worker| worker.row.facts.pool_id.as_ref());
+        let Some(seen) = pool_id.and_then(|pool_id| self.supply.pools.get_mut(pool_id)) else { return };
+        let knows = |room: &PoolRoom| room.processes.iter().any(|process| process.worker_id == *worker_id);
+        if !seen.last().is_some_and(knows) {
+            seen.change();
         }
     }
 

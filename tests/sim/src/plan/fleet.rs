@@ -59,18 +59,19 @@ impl Plan {
             let conversation = rng.between(0, 5);
             let named = format!("session-{conversation}").parse().ok();
             let session_id = if rng.chance(50) { named } else { plain.session_id.clone() };
-            let placement = self.wishes(rng);
+            let placement = self.wishes(rng, plain.model);
             self.clients.push(ClientPlan { session_id, placement, ..plain });
         }
     }
 
-    /// Now and then a job prefers a worker, or avoids one.
-    fn wishes(&self, rng: &mut Rng) -> Placement {
+    /// Now and then a job prefers a worker, or avoids one where there is another.
+    fn wishes(&self, rng: &mut Rng, model: &str) -> Placement {
         let mut placement = Placement::default();
         let named = format!("worker-fake-{}", rng.between(0, self.workers.len() as u64 - 1));
+        let has_choice = self.workers.iter().filter(|worker| worker.model == model).count() > 1;
         match rng.between(0, 9) {
             0..=1 => placement.prefer = vec![named],
-            2 => placement.avoid = vec![named],
+            2 if has_choice => placement.avoid = vec![named],
             _ => {}
         }
         placement

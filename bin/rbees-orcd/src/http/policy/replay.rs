@@ -9,10 +9,11 @@ use api_types::{ErrorBody, ErrorCode, ErrorDetail, JobId};
 use axum::Json;
 use axum::extract::State;
 use orchestrator_core::journal::Unreadable;
-use orchestrator_core::policy::PolicyChange;
+use orchestrator_core::policy::{PolicyChange, PolicyText};
 use orchestrator_core::replay::{Compared, Replayed, report, verify, what_if};
 use orchestrator_core::{Orchestrator, Time};
 use policy_script::Language;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{blocking, compiled};
 use crate::http::body::Body;
@@ -36,74 +37,93 @@ pub async fn replay_policy(
     app.driver.flush_journal().await?;
     let now = app.driver.read(|_, now| now).await?;
     let since = Time(request.since_ms.map_or(0, |ms| now.0.saturating_sub(ms)));
-    let chapters = app.history.journal(since).await?;
+    let chapters = app.history.chapters(since).await?;
     let Some(from) = chapters.first().map(|chapter| chapter.at) else { return Err(no_journal().into()) };
-    let replayed = blocking(move || {
-        // Held for as long as the work goes on, also when nobody waits for it any more.
-        let _turn = turn;
-        let live = verify_all(&chapters)?;
-        let what_if = match other {
-            Some(text) => Some(compare(&chapters, &text.name.clone(), PolicyChange::Live(text), since)?),
-            None => None,
-        };
-        Ok::<_, Unreadable>((live, what_if))
-    });
-    let (live, what_if) = replayed.await?.map_err(unreadable)?;
-    Ok(Json(ReplayReport {
-        from: from.rfc3339(),
-        inputs: live.inputs,
-        placements: live.placements,
-        identical: live.is_identical(),
-        differs_at: live.differs_at.map(Time::rfc3339),
-        what_if,
-    }))
+    let mut replay = Replay { _turn: turn, live: Replayed::default(), other: other.map(Other::new) };
+    for start in chapters {
+        // One is in memory at a time.
+        let Some(chapter) = app.history.chapter(start).await? else { continue };
+        let replayed = blocking(move || replay.with(&chapter)).await?;
+        replay = replayed.map_err(unreadable)?;
+    }
+    Ok(Json(replay.report(from, since)))
+}
+
+/// A replay under way.
+struct Replay {
+    /// Held for as long as the work goes on, also when nobody waits for it any more.
+    _turn: OwnedSemaphorePermit,
+    live: Replayed,
+    other: Option<Other>,
+}
+
+/// What another policy would have made of it so far.
+struct Other {
+    text: PolicyText,
+    jobs: BTreeMap<JobId, Compared>,
+    policy_failures: u64,
+}
+
+impl Replay {
+    /// Takes one more chapter: by the policies that were in force, up to the first difference, and by
+    /// the other one.
+    fn with(mut self, chapter: &Chapter) -> Result<Self, Unreadable> {
+        if self.live.is_identical() {
+            let found = verify(restore(chapter)?, &chapter.segments)?;
+            self.live.inputs += found.inputs;
+            self.live.placements += found.placements;
+            self.live.differs_at = found.differs_at;
+        }
+        if let Some(other) = &mut self.other {
+            other.take(chapter)?;
+        }
+        Ok(self)
+    }
+
+    fn report(self, from: Time, since: Time) -> ReplayReport {
+        ReplayReport {
+            from: from.rfc3339(),
+            inputs: self.live.inputs,
+            placements: self.live.placements,
+            identical: self.live.is_identical(),
+            differs_at: self.live.differs_at.map(Time::rfc3339),
+            what_if: self.other.map(|other| other.report(since)),
+        }
+    }
+}
+
+impl Other {
+    const fn new(text: PolicyText) -> Self {
+        Self { text, jobs: BTreeMap::new(), policy_failures: 0 }
+    }
+
+    /// A job that lived in two chapters counts where it began.
+    fn take(&mut self, chapter: &Chapter) -> Result<(), Unreadable> {
+        let change = PolicyChange::Live(self.text.clone());
+        let found = what_if(|| restore(chapter), &chapter.segments, change)?;
+        self.policy_failures += found.policy_failures;
+        for job in found.jobs {
+            self.jobs.entry(job.job_id).or_insert(job);
+        }
+        Ok(())
+    }
+
+    fn report(self, since: Time) -> WhatIfReport {
+        let jobs: Vec<Compared> = self.jobs.into_values().filter(|job| counts(job, since)).collect();
+        WhatIfReport {
+            policy: self.text.name,
+            moved: report::moved(&jobs),
+            policy_failures: self.policy_failures,
+            groups: report::groups(&jobs),
+            jobs: report::worst(&jobs),
+        }
+    }
 }
 
 fn restore(chapter: &Chapter) -> Result<Orchestrator, Unreadable> {
     let mut brain = Orchestrator::restore(&chapter.snapshot)?;
     brain.use_scripts(Arc::new(Language::default()));
     Ok(brain)
-}
-
-/// Every chapter, up to the first difference.
-fn verify_all(chapters: &[Chapter]) -> Result<Replayed, Unreadable> {
-    let mut all = Replayed::default();
-    for chapter in chapters {
-        let found = verify(restore(chapter)?, &chapter.segments)?;
-        all.inputs += found.inputs;
-        all.placements += found.placements;
-        all.differs_at = found.differs_at;
-        if !all.is_identical() {
-            break;
-        }
-    }
-    Ok(all)
-}
-
-/// Every chapter under another policy. A job that lived in two chapters counts where it began.
-fn compare(
-    chapters: &[Chapter],
-    name: &str,
-    change: PolicyChange,
-    since: Time,
-) -> Result<WhatIfReport, Unreadable> {
-    let mut jobs: BTreeMap<JobId, Compared> = BTreeMap::new();
-    let mut policy_failures = 0;
-    for chapter in chapters {
-        let found = what_if(|| restore(chapter), &chapter.segments, change.clone())?;
-        policy_failures += found.policy_failures;
-        for job in found.jobs {
-            jobs.entry(job.job_id).or_insert(job);
-        }
-    }
-    let jobs: Vec<Compared> = jobs.into_values().filter(|job| counts(job, since)).collect();
-    Ok(WhatIfReport {
-        policy: name.to_owned(),
-        moved: report::moved(&jobs),
-        policy_failures,
-        groups: report::groups(&jobs),
-        jobs: report::worst(&jobs),
-    })
 }
 
 /// Whether a job came in the time asked for and its record is whole: who still waited when the record
