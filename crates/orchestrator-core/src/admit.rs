@@ -36,8 +36,12 @@ impl Orchestrator {
     fn let_in(&mut self, row: &mut JobRow, turn: &mut Turn) -> Result<(), ErrorDetail> {
         self.ask_admission(row, turn)?;
         if row.not_before.is_some() {
+            let binds = row.eta.is_none_or(|forecast| forecast.binding);
             row.eta = self.forecast(row, turn.now);
-            self.check_deadline(row)?;
+            if let Some(forecast) = &mut row.eta {
+                forecast.binding &= binds;
+            }
+            self.check_deadline(row, turn.now)?;
         }
         self.make_room(row, turn)
     }
@@ -77,7 +81,7 @@ impl Orchestrator {
         self.check_capacity(&row, now)?;
         self.sessions.check(&self.settings.sessions, &row, tokens, now)?;
         row.eta = self.forecast(&row, now);
-        self.check_deadline(&row)?;
+        self.check_deadline(&mut row, now)?;
         Ok(row)
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::estimate::ledger::{Asked, Ledger, Running, Work};
-use crate::estimate::{Basis, Engine, Estimates, Forecast, Size, Unsaved, cut_off_after};
+use crate::estimate::{Basis, Engine, Estimates, Forecast, Service, Size, Unsaved, cut_off_after};
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
 use crate::row::JobRow;
@@ -64,8 +64,7 @@ impl Clockwork {
         Some(loading.since + load_ms)
     }
 
-    /// The wait, in microseconds, and the service, in milliseconds, of a job that has to wait for a
-    /// worker of so many slots until `ready_at`.
+    /// The wait, in microseconds, and the service of a job that has to wait for a worker of so many slots until `ready_at`.
     fn after(
         &self,
         ready_at: Time,
@@ -73,37 +72,40 @@ impl Clockwork {
         slots: u64,
         row: &JobRow,
         now: Time,
-    ) -> Option<(Work, f64, Basis)> {
+    ) -> Option<(Work, Service)> {
         let full = u32::try_from(slots).unwrap_or(u32::MAX);
-        let (service_ms, basis) = self.learnt.rates.service_ms(engine, size(row), full)?;
-        let work = micros(service_ms);
+        let service = self.learnt.rates.service(engine, size(row), full)?;
+        let work = micros(service.ms);
         let asked = Asked { class: row.priority, tenant: &row.tenant, work, now: at(now) };
         let ahead = self.ledger.ahead_of_new(&row.model, &asked) / slots.max(1);
-        Some((ready_at.since(now) * 1_000 + ahead, service_ms, basis))
+        Some((ready_at.since(now) * 1_000 + ahead, service))
     }
 
-    /// The wait, in microseconds, and the service, in milliseconds, of a job that is being admitted.
-    fn warm(&mut self, row: &JobRow, now: Time) -> Option<(Work, f64, Basis)> {
+    /// The wait, in microseconds, and the service of a job that is being admitted.
+    fn warm(&mut self, row: &JobRow, now: Time) -> Option<(Work, Service)> {
         let busy = self.ledger.is_busy(&row.model, row.priority);
         let load = self.ledger.load_of_next(&row.model, busy);
-        let (service_ms, basis) = self.service_ms(row, load)?;
+        let service = self.service(row, load)?;
         let asked =
-            Asked { class: row.priority, tenant: &row.tenant, work: micros(service_ms), now: at(now) };
+            Asked { class: row.priority, tenant: &row.tenant, work: micros(service.ms), now: at(now) };
         let wait = self.ledger.wait_of_new(&row.model, &asked)?;
-        Some((wait, service_ms, basis))
+        Some((wait, service))
     }
 
-    /// Expected milliseconds of an attempt on whatever serves the model, weighted by slots.
-    fn service_ms(&self, row: &JobRow, load: u32) -> Option<(f64, Basis)> {
-        let (mut weight, mut sum, mut worst) = (0.0, 0.0, Basis::Exact);
+    /// An attempt on whatever serves the model, weighted by slots; known as well as on the engine that
+    /// least is known of.
+    fn service(&self, row: &JobRow, load: u32) -> Option<Service> {
+        let (mut weight, mut sum) = (0.0, 0.0);
+        let mut known = Service { ms: 0.0, basis: Basis::Exact, runs: u32::MAX };
         for (engine, slots) in self.ledger.engines(&row.model) {
-            if let Some((ms, basis)) = self.learnt.rates.service_ms(engine, size(row), load) {
+            if let Some(on_this) = self.learnt.rates.service(engine, size(row), load) {
                 weight += slots as f64;
-                sum += ms * slots as f64;
-                worst = worst.max(basis);
+                sum += on_this.ms * slots as f64;
+                known.basis = known.basis.max(on_this.basis);
+                known.runs = known.runs.min(on_this.runs);
             }
         }
-        (weight > 0.0).then(|| (sum / weight, worst))
+        (weight > 0.0).then(|| Service { ms: sum / weight, ..known })
     }
 }
 
@@ -115,14 +117,15 @@ impl Orchestrator {
             return None;
         }
         let warm = self.clockwork.warm(row, now);
-        let (wait, service_ms, basis) = warm.or_else(|| self.cold(row, now))?;
+        let (wait, service) = warm.or_else(|| self.cold(row, now))?;
         let held_ms = row.not_before.map_or(0, |at| at.since(now));
         let mut forecast = Forecast {
             held_ms,
             // What lies ahead now is worked on while the job is held.
             wait_ms: (wait / 1_000).saturating_sub(held_ms),
-            service_ms: service_ms.round() as u64,
-            basis,
+            service_ms: service.ms.round() as u64,
+            basis: service.basis,
+            binding: service.is_believed(),
             eta: Eta { p50: 0, p90: 0 },
         };
         forecast.eta = self.clockwork.learnt.calibration.range(row.priority, &forecast).0;
@@ -132,7 +135,7 @@ impl Orchestrator {
     /// The wait and the service of a job whose model no worker serves yet: on the one that reads it
     /// and will be ready first, else on the one that a pool was asked for. Before either is known to
     /// come, nothing is known.
-    fn cold(&self, row: &JobRow, now: Time) -> Option<(Work, f64, Basis)> {
+    fn cold(&self, row: &JobRow, now: Time) -> Option<(Work, Service)> {
         let clockwork = &self.clockwork;
         let of_model = clockwork.loading.values().filter(|loading| loading.engine.model == row.model);
         let loading = of_model.filter_map(|loading| Some((clockwork.ready_at(loading)?, loading)));
@@ -190,41 +193,44 @@ impl Orchestrator {
     }
 
     /// Refuses a job whose estimated end misses its deadline. An unknown estimate admits, and so
-    /// does one that rests on other models.
+    /// does one that is not binding. What the rates alone speak against is let through from time to
+    /// time as a probe, whose estimate binds nobody: see [`Probes`](crate::estimate::Probes).
     ///
     /// # Errors
     /// `DEADLINE_UNMET` with the estimate.
-    pub(crate) fn check_deadline(&self, row: &JobRow) -> Result<(), ErrorDetail> {
+    pub(crate) fn check_deadline(&mut self, row: &mut JobRow, now: Time) -> Result<(), ErrorDetail> {
         let Some(deadline) = row.deadline else { return Ok(()) };
         let given_ms = deadline.since(row.submitted_at);
         if let Some(until) = row.not_before.filter(|until| *until >= deadline) {
             return Err(held_too_long(given_ms, until.since(row.submitted_at)));
         }
-        let Some(forecast) = &row.eta else { return Ok(()) };
+        let Some(forecast) = row.eta.as_mut().filter(|forecast| forecast.binding) else { return Ok(()) };
         let (eta, calibrated) = self.clockwork.learnt.calibration.range(row.priority, forecast);
         let (needed_ms, by) = if calibrated { (eta.p90, "p90") } else { (eta.p50, "p50") };
-        if forecast.basis == Basis::Backend || needed_ms <= given_ms {
+        if needed_ms <= given_ms {
             return Ok(());
         }
         let error = deadline_unmet(given_ms, eta, by, self.queue.len());
         let working_ms = needed_ms.saturating_sub(forecast.held_ms);
         let alone_ms =
             forecast.held_ms + working_ms.saturating_mul(forecast.service_ms) / forecast.expected_ms();
-        if alone_ms > given_ms {
-            return Err(error);
+        if alone_ms <= given_ms {
+            // It is the queue that is too long: once that much of it is done, the same request fits.
+            let error = error.with_retry_after_ms((needed_ms - given_ms).min(LONGEST_RETRY_MS));
+            return Err(ErrorDetail { retriable: true, ..error });
         }
-        // It is the queue that is too long: once that much of it is done, the same request fits.
-        let error = error.with_retry_after_ms((needed_ms - given_ms).min(LONGEST_RETRY_MS));
-        Err(ErrorDetail { retriable: true, ..error })
+        let begins_in_time = forecast.held_ms.saturating_add(forecast.wait_ms) < given_ms;
+        if begins_in_time && self.clockwork.learnt.probes.ask(&row.model, given_ms, now) {
+            forecast.binding = false;
+            return Ok(());
+        }
+        Err(error)
     }
 
     /// Whether a waiting job could not end before its deadline even if it were handed out now and
     /// were faster than nineteen in twenty.
     pub(crate) fn too_late(&self, row: &JobRow, now: Time) -> Option<ErrorDetail> {
-        let (deadline, forecast) = (row.deadline?, row.eta.as_ref()?);
-        if forecast.basis == Basis::Backend {
-            return None;
-        }
+        let (deadline, forecast) = (row.deadline?, row.eta.as_ref().filter(|forecast| forecast.binding)?);
         let fastest = self.clockwork.learnt.calibration.fastest(row.priority);
         let needed_ms = (forecast.service_ms as f64 * fastest) as u64;
         (deadline.since(now) < needed_ms).then(|| cannot_be_kept(row, deadline, needed_ms, now))
@@ -296,12 +302,12 @@ impl Orchestrator {
         let rates = &self.clockwork.learnt.rates;
         let serving = attempt.and_then(|attempt| self.clockwork.ledger.engine(&attempt.worker_id));
         let service = match (serving, worker) {
-            (Some(engine), _) => rates.service_ms(engine, size(&job.row), load),
+            (Some(engine), _) => rates.service(engine, size(&job.row), load),
             // After a restart it has not been heard of, and runs all the same.
-            (None, Some(worker)) => rates.service_ms(&Engine::of(&worker.row.facts), size(&job.row), load),
+            (None, Some(worker)) => rates.service(&Engine::of(&worker.row.facts), size(&job.row), load),
             (None, None) => None,
         };
-        let service = service.map(|(ms, _)| ms);
+        let service = service.map(|service| service.ms);
         let began = attempt.map_or(now, |attempt| attempt.dispatched_at);
         Running { end: service.map(|ms| at(began) + micros(ms)), service_ms: service, load }
     }
@@ -326,8 +332,15 @@ fn learn<'a>(
     let Clockwork { learnt, ledger, unsaved, .. } = clockwork;
     let trusted = row.eta.as_ref().filter(|forecast| forecast.basis < Basis::Backend);
     if row.status != TaskStatus::Completed {
-        if let (Some(forecast), Some(bound)) = (trusted, cut_off_after(row)) {
+        let Some(bound) = cut_off_after(row) else { return };
+        unsaved.note();
+        if let Some(forecast) = trusted {
             learnt.calibration.note_at_least(row.priority, forecast, bound);
+        }
+        if let (Some(run), Some(attempt)) = (run, &row.attempt)
+            && let Some(engine) = ledger.engine(&attempt.worker_id)
+        {
+            learnt.rates.note_cut(engine, size(row), run.load);
         }
         return;
     }
@@ -343,10 +356,22 @@ fn learn<'a>(
             None => learnt.rates.note_run(&Engine::of(facts), size(row), end, attempt_ms, load),
         }
     }
+    if was_belied(row, ended_at) {
+        learnt.probes.open(&row.model);
+    }
     if let Some(forecast) = trusted {
         learnt.calibration.note_end(row.priority, forecast, ended_at.since(row.submitted_at));
         learnt.calibration.note_service(row.priority, forecast.service_ms as f64, attempt_ms);
     }
+}
+
+/// Whether a job was let in although it was expected to miss its deadline, and kept it.
+fn was_belied(row: &JobRow, ended_at: Time) -> bool {
+    let let_in = |deadline: Time| {
+        let given_ms = deadline.since(row.submitted_at);
+        row.eta.is_some_and(|forecast| !forecast.binding && forecast.eta.p50 > given_ms)
+    };
+    row.deadline.is_some_and(|deadline| ended_at <= deadline && let_in(deadline))
 }
 
 /// Whether a job may not run on every worker of its model.

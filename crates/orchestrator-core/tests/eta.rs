@@ -20,7 +20,7 @@ use orchestrator_core::estimate::outcome;
 use orchestrator_core::policy::{
     Admission, Hook, JobFacts, Policy, PolicyChange, PolicyFailure, PolicyText, QueueFacts, Scripts,
 };
-use orchestrator_core::{Action, Answer, Event, RunKey, Step, Submission, Write, latest_start};
+use orchestrator_core::{Action, Answer, Event, Run, RunKey, Step, Submission, Write, latest_start};
 use world::{World, answer, job, opened, submission};
 
 /// 100 tokens in and 50 out of 100; a second in all.
@@ -296,4 +296,92 @@ fn a_worker_that_reads_its_model_is_waited_for_as_long_as_such_a_load_took() {
     world.now = world.now + 1_000;
     let eta = told(&world.event(Event::Submit(sized(1)))).expect("known");
     assert!(eta.p50.abs_diff(4_000) <= 200, "3 s of loading and 1 s of service: {eta:?}");
+}
+
+/// `figures` of a run that takes so many times as long.
+fn slow(times: u64) -> RunEnd {
+    RunEnd { prefill_time_ms: 20 * times, decode_time_ms: 980 * times, ..figures() }
+}
+
+/// Time passes while a worker holds this run and says so.
+fn hold(world: &mut World, run: &RunKey, ms: u64) -> Step {
+    let held = || vec![Run { job_id: run.job_id, attempt: run.attempt, ended: false }];
+    let mut all = Step::default();
+    for _ in 0..ms / 1_000 {
+        let step = world.pass(1_000);
+        all.writes.extend(step.writes);
+        world.beat("w1", held());
+    }
+    all
+}
+
+fn in_ten_seconds(n: u128) -> Submission {
+    Submission { deadline_ms: Some(10_000), ..sized(n) }
+}
+
+/// Runs jobs that take a minute each.
+fn crawl(world: &mut World, jobs: u128) {
+    for n in 0..jobs {
+        let run = opened(&world.event(Event::Submit(sized(20_000 + n)))).pop().expect("a free slot");
+        hold(world, &run, 60_000);
+        world.event(Event::StreamEnded { run, end: slow(60) });
+        world.beat("w1", vec![]);
+    }
+}
+
+#[test]
+fn one_slow_first_run_refuses_nobody() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    crawl(&mut world, 1);
+    let step = world.event(Event::Submit(in_ten_seconds(1)));
+    assert!(told(&step).expect("known").p50 > 50_000, "it is told what to expect: {step:?}");
+    let run = opened(&step).pop().expect("and is handed out all the same");
+    end_run(&mut world, run);
+    assert_eq!(world.status(1), TaskStatus::Completed);
+}
+
+#[test]
+fn runs_that_their_deadline_cut_off_count_as_runs() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    crawl(&mut world, 1);
+    for n in 1..=7 {
+        let run = opened(&world.event(Event::Submit(in_ten_seconds(n)))).pop().expect("let in");
+        hold(&mut world, &run, 11_000);
+        world.beat("w1", vec![]);
+        assert_eq!(world.status(n), TaskStatus::Failed, "the deadline passed while it ran");
+    }
+    let error = refused(&world.event(Event::Submit(in_ten_seconds(8))));
+    assert_eq!((error.code, error.retriable), (ErrorCode::DeadlineUnmet, false), "8 runs were too slow");
+}
+
+#[test]
+fn what_a_well_known_rate_refuses_is_tried_from_time_to_time_and_let_in_when_it_turns_out_well() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    crawl(&mut world, 8);
+    assert_eq!(refused(&world.event(Event::Submit(in_ten_seconds(1)))).code, ErrorCode::DeadlineUnmet);
+    let idle = |world: &mut World, ms: u64| {
+        for _ in 0..ms / 5_000 {
+            world.pass(5_000);
+            world.beat("w1", vec![]);
+        }
+    };
+    idle(&mut world, 195_000);
+    assert_eq!(refused(&world.event(Event::Submit(in_ten_seconds(2)))).code, ErrorCode::DeadlineUnmet);
+    idle(&mut world, 5_000);
+    let probe = opened(&world.event(Event::Submit(in_ten_seconds(3)))).pop().expect("a probe");
+    let beside = refused(&world.event(Event::Submit(in_ten_seconds(4))));
+    assert_eq!(beside.code, ErrorCode::DeadlineUnmet, "one at a time");
+    // The machine is as fast as it should be by now.
+    end_run(&mut world, probe);
+    world.beat("w1", vec![]);
+    for n in 5..60 {
+        let run = opened(&world.event(Event::Submit(in_ten_seconds(n)))).pop().expect("each lets the next in");
+        end_run(&mut world, run);
+        world.beat("w1", vec![]);
+    }
+    let calm = told(&world.event(Event::Submit(in_ten_seconds(60)))).expect("known");
+    assert!(calm.p50 < 10_000, "by then it is expected to keep it: {calm:?}");
 }

@@ -148,7 +148,14 @@ mod tests {
     use crate::estimate::Basis;
 
     fn forecast(wait_ms: u64) -> Forecast {
-        Forecast { held_ms: 0, wait_ms, service_ms: 1_000, basis: Basis::Exact, eta: Eta { p50: 0, p90: 0 } }
+        Forecast {
+            held_ms: 0,
+            wait_ms,
+            service_ms: 1_000,
+            basis: Basis::Exact,
+            binding: true,
+            eta: Eta { p50: 0, p90: 0 },
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod calibration;
 pub(crate) mod ledger;
+mod probe;
 mod rates;
 mod stream;
 
@@ -15,9 +16,13 @@ use api_types::task::EstimateView;
 use serde::{Deserialize, Serialize};
 
 pub use self::calibration::Calibration;
-pub use self::rates::{Basis, Engine, Rates, Size};
+pub use self::probe::Probes;
+pub use self::rates::{Basis, Engine, Rates, Service, Size};
 use crate::row::JobRow;
 use crate::time::Time;
+
+/// Runs from which on a figure is believed enough to refuse a deadline on it.
+const BELIEVED_FROM: u32 = 8;
 
 /// Ends after which what was learnt is worth a write, and how long at least lies between two.
 const SAVED_EVERY: u32 = 64;
@@ -35,8 +40,19 @@ pub struct Forecast {
     pub service_ms: u64,
     /// What the service is known from.
     pub basis: Basis,
+    /// Whether a deadline may be refused on it: the service was learnt from this model, from 8 runs at
+    /// least, and the job is no probe.
+    #[serde(default)]
+    pub binding: bool,
     /// The range that was told, in milliseconds from the submission.
     pub eta: Eta,
+}
+
+impl Service {
+    /// Whether a deadline may be refused on it.
+    pub fn is_believed(&self) -> bool {
+        self.basis < Basis::Backend && self.runs >= BELIEVED_FROM
+    }
 }
 
 impl Forecast {
@@ -107,6 +123,8 @@ pub struct Estimates {
     pub rates: Rates,
     /// How far off.
     pub calibration: Calibration,
+    /// Who was let through to see.
+    pub probes: Probes,
 }
 
 /// When what was learnt is to be written.
