@@ -18,6 +18,8 @@ pub(crate) enum Subject {
     LiveReaders,
     /// Jobs wait for capacity, and it is time to look again.
     Supply,
+    /// What was learnt has not been written for long enough.
+    Learnt,
 }
 
 /// At most one alarm per subject.

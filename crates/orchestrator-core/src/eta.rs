@@ -49,12 +49,14 @@ impl Clockwork {
     }
 
     /// Learns how long a worker of `model` on `pool` took to be ready.
-    pub fn note_load(&mut self, model: &str, pool: &str, ms: u64) {
+    pub fn note_load(&mut self, model: &str, pool: &str, ms: u64, now: Time) {
+        self.unsaved.note(now);
         self.learnt.rates.note_load(model, pool, ms);
     }
 
     /// Learns how long it took from asking `pool` for a worker of `model` to its readiness.
-    pub fn note_spawn(&mut self, model: &str, pool: &str, ms: u64) {
+    pub fn note_spawn(&mut self, model: &str, pool: &str, ms: u64, now: Time) {
+        self.unsaved.note(now);
         self.learnt.rates.note_spawn(model, pool, ms);
     }
 
@@ -219,12 +221,14 @@ impl Orchestrator {
             let error = error.with_retry_after_ms((needed_ms - given_ms).min(LONGEST_RETRY_MS));
             return Err(ErrorDetail { retriable: true, ..error });
         }
-        let begins_in_time = forecast.held_ms.saturating_add(forecast.wait_ms) < given_ms;
-        if begins_in_time && self.clockwork.learnt.probes.ask(&row.model, given_ms, now) {
-            forecast.binding = false;
-            return Ok(());
+        if forecast.held_ms.saturating_add(forecast.wait_ms) >= given_ms {
+            // It would not even begin, and teach nothing.
+            return Err(error);
         }
-        Err(error)
+        self.clockwork.unsaved.note(now);
+        let is_probe = self.clockwork.learnt.probes.ask(&row.model, given_ms, now);
+        forecast.binding &= !is_probe;
+        if is_probe { Ok(()) } else { Err(error) }
     }
 
     /// Whether a waiting job could not end before its deadline even if it were handed out now and
@@ -245,9 +249,15 @@ impl Orchestrator {
             self.account_job(*job_id, turn.now);
             self.follow_live(*job_id);
         }
-        if !turn.step.writes.is_empty() && self.clockwork.unsaved.is_due(turn.now) {
+        if self.clockwork.unsaved.is_due(!turn.step.writes.is_empty(), turn.now) {
             turn.write(Write::PutEstimates(Box::new(self.clockwork.learnt.clone())));
         }
+    }
+
+    /// What was learnt since it was last written, to be written at an orderly stop.
+    pub fn unsaved_estimates(&self) -> Option<Write> {
+        let learnt = &self.clockwork.learnt;
+        self.clockwork.unsaved.any().then(|| Write::PutEstimates(Box::new(learnt.clone())))
     }
 
     fn account_worker(&mut self, worker_id: &WorkerId, now: Time) {
@@ -269,12 +279,13 @@ impl Orchestrator {
         } else if let Some(loading) = self.clockwork.loading.remove(worker_id)
             && state == WorkerState::Ready
         {
-            self.clockwork.note_load(&loading.engine.model, &loading.pool, now.since(loading.since));
+            let took_ms = now.since(loading.since);
+            self.clockwork.note_load(&loading.engine.model, &loading.pool, took_ms, now);
         }
     }
 
     fn account_job(&mut self, job_id: JobId, now: Time) {
-        let Some(job) = self.jobs.get(&job_id) else { return self.account_ended(job_id) };
+        let Some(job) = self.jobs.get(&job_id) else { return self.account_ended(job_id, now) };
         match job.row.status {
             // Until its hold ends it is in nobody's way.
             TaskStatus::Queued if job.is_held() => {}
@@ -312,28 +323,31 @@ impl Orchestrator {
         Running { end: service.map(|ms| at(began) + micros(ms)), service_ms: service, load }
     }
 
-    fn account_ended(&mut self, job_id: JobId) {
+    fn account_ended(&mut self, job_id: JobId, now: Time) {
         let run = self.clockwork.ledger.remove(job_id);
         if let Some(row) = self.memory.job(job_id) {
-            learn(&mut self.clockwork, row, run, |id| {
+            let learnt = learn(&mut self.clockwork, row, run, |id| {
                 self.registry.get(id).map(|worker| (&worker.row.facts, worker.slots_busy() + 1))
             });
+            if learnt {
+                self.clockwork.unsaved.note(now);
+            }
         }
     }
 }
 
 /// What the end of a job teaches: rates by what its worker reported, ranges by how long it took.
+/// Returns whether it teaches anything.
 fn learn<'a>(
     clockwork: &mut Clockwork,
     row: &JobRow,
     run: Option<Running>,
     worker: impl Fn(&WorkerId) -> Option<(&'a WorkerFacts, u32)>,
-) {
-    let Clockwork { learnt, ledger, unsaved, .. } = clockwork;
+) -> bool {
+    let Clockwork { learnt, ledger, .. } = clockwork;
     let trusted = row.eta.as_ref().filter(|forecast| forecast.basis < Basis::Backend);
     if row.status != TaskStatus::Completed {
-        let Some(bound) = cut_off_after(row) else { return };
-        unsaved.note();
+        let Some(bound) = cut_off_after(row) else { return false };
         if let Some(forecast) = trusted {
             learnt.calibration.note_at_least(row.priority, forecast, bound);
         }
@@ -342,10 +356,11 @@ fn learn<'a>(
         {
             learnt.rates.note_cut(engine, size(row), run.load);
         }
-        return;
+        return true;
     }
-    let (Some(end), Some(attempt), Some(ended_at)) = (&row.end, &row.attempt, row.ended_at) else { return };
-    unsaved.note();
+    let (Some(end), Some(attempt), Some(ended_at)) = (&row.end, &row.attempt, row.ended_at) else {
+        return false;
+    };
     let attempt_ms = ended_at.since(attempt.dispatched_at);
     // The tokens of a run that was carried on are those of several workers, its times of the last.
     let alone = row.carried.is_none();
@@ -363,6 +378,7 @@ fn learn<'a>(
         learnt.calibration.note_end(row.priority, forecast, ended_at.since(row.submitted_at));
         learnt.calibration.note_service(row.priority, forecast.service_ms as f64, attempt_ms);
     }
+    true
 }
 
 /// Whether a job was let in although it was expected to miss its deadline, and kept it.

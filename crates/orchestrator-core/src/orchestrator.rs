@@ -165,6 +165,8 @@ impl Orchestrator {
                 Subject::Worker(worker_id) => self.worker_due(&worker_id, &mut turn),
                 Subject::LiveReaders => turn.live_due = true,
                 Subject::Supply => turn.supply = true,
+                // Every turn looks whether it is time to write.
+                Subject::Learnt => {}
             }
         }
         self.settle(turn)
@@ -252,6 +254,9 @@ impl Orchestrator {
         }
         if let Some(at) = self.supply.take_alarm() {
             self.alarms.set(Subject::Supply, at);
+        }
+        if let Some(at) = self.clockwork.unsaved.take_alarm() {
+            self.alarms.set(Subject::Learnt, at);
         }
     }
 

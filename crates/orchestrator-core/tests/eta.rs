@@ -252,6 +252,43 @@ fn what_was_learnt_survives_a_restart() {
 }
 
 #[test]
+fn what_one_run_taught_is_written_within_a_minute_and_can_be_at_a_stop() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    assert_eq!(world.brain.unsaved_estimates(), None, "nothing was learnt yet");
+    learn(&mut world, 1);
+    let Some(Write::PutEstimates(at_stop)) = world.brain.unsaved_estimates() else { panic!("unsaved") };
+    assert_eq!(world.estimates, None);
+    let puts = |step: &Step| step.writes.iter().filter(|w| matches!(w, Write::PutEstimates(_))).count();
+    let written: usize = (0..20)
+        .map(|_| {
+            let step = world.pass(3_000);
+            world.beat("w1", vec![]);
+            puts(&step)
+        })
+        .sum();
+    assert_eq!((written, world.estimates.as_ref()), (1, Some(&*at_stop)));
+    assert_eq!(world.brain.unsaved_estimates(), None, "and then nothing is left to write");
+    world.restart();
+    world.beat("w1", vec![]);
+    about(told(&world.event(Event::Submit(sized(1)))), 1_000);
+}
+
+#[test]
+fn how_long_a_load_took_is_written_within_a_minute_too() {
+    let mut world = World::new();
+    world.register(world::facts("w1", 1), WorkerStatus::Loading, vec![]);
+    world.now = world.now + 4_000;
+    world.register(world::facts("w1", 1), WorkerStatus::Ready, vec![]);
+    for _ in 0..20 {
+        world.pass(3_000);
+        world.beat("w1", vec![]);
+    }
+    let learnt = world.estimates.as_ref().expect("written");
+    assert_eq!(learnt.rates.load_ms("small", ""), Some(4_000.0));
+}
+
+#[test]
 fn readers_of_waiting_jobs_hear_how_the_queue_moves_once_a_second_and_nobody_else_does() {
     let mut world = World::new();
     world.ready("w1", 1);

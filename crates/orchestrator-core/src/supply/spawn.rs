@@ -158,7 +158,8 @@ impl Orchestrator {
         let Some(spawn) = self.supply.spawns.remove(worker_id) else { return };
         if spawn.state != State::Unknown {
             let took_ms = turn.now.since(spawn.row.asked_at);
-            self.clockwork.note_spawn(&spawn.row.model, spawn.row.pool_id.as_str(), took_ms);
+            let (model, pool) = (&spawn.row.model, spawn.row.pool_id.as_str());
+            self.clockwork.note_spawn(model, pool, took_ms, turn.now);
         }
         if let Some(seen) = self.supply.pools.get_mut(&spawn.row.pool_id) {
             seen.failures.remove(&spawn.row.model);
