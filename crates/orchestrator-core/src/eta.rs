@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::estimate::ledger::{Asked, Ledger, Running, Work};
-use crate::estimate::{Basis, Engine, Estimates, Forecast, Service, Size, Unsaved, cut_off_after};
+use crate::estimate::{
+    Basis, Engine, Estimates, Forecast, Service, Size, Unsaved, cut_off_after, remaining,
+};
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
 use crate::row::JobRow;
@@ -165,7 +167,7 @@ impl Orchestrator {
     }
 
     /// When a living job may end, in milliseconds from now. Waiting: from what still lies ahead of
-    /// it. Handed out: what is left of the service.
+    /// it. Handed out: what is left of the service, given how long it has lasted.
     pub fn eta(&self, job_id: JobId, now: Time) -> Option<Eta> {
         let row = &self.jobs.get(&job_id)?.row;
         let told = row.eta.as_ref()?;
@@ -181,17 +183,8 @@ impl Orchestrator {
             Forecast { held_ms: 0, wait_ms: 0, service_ms, ..*told }
         };
         let range = calibration.range(row.priority, &forecast).0;
-        let spent = match row.status {
-            TaskStatus::Queued => 0,
-            TaskStatus::Dispatched
-            | TaskStatus::Running
-            | TaskStatus::Completed
-            | TaskStatus::Failed
-            | TaskStatus::Cancelled => {
-                row.attempt.as_ref().map_or(0, |attempt| now.since(attempt.dispatched_at))
-            }
-        };
-        Some(Eta { p50: range.p50.saturating_sub(spent), p90: range.p90.saturating_sub(spent) })
+        let attempt = row.attempt.as_ref().filter(|_| row.status != TaskStatus::Queued);
+        Some(attempt.map_or(range, |attempt| remaining(range, now.since(attempt.dispatched_at))))
     }
 
     /// Refuses a job whose estimated end misses its deadline. An unknown estimate admits, and so
@@ -238,6 +231,11 @@ impl Orchestrator {
         let fastest = self.clockwork.learnt.calibration.fastest(row.priority);
         let needed_ms = (forecast.service_ms as f64 * fastest) as u64;
         (deadline.since(now) < needed_ms).then(|| cannot_be_kept(row, deadline, needed_ms, now))
+    }
+
+    /// Notes what time has made of the runs that a waiting job waits for.
+    pub(crate) fn pass_time(&mut self, job_id: JobId, now: Time) {
+        self.clockwork.ledger.pass_time(job_id, at(now));
     }
 
     /// Brings the sums up to date with what the turn touched, and learns from what ended.
@@ -320,7 +318,8 @@ impl Orchestrator {
         };
         let service = service.map(|service| service.ms);
         let began = attempt.map_or(now, |attempt| attempt.dispatched_at);
-        Running { end: service.map(|ms| at(began) + micros(ms)), service_ms: service, load }
+        let began = at(began);
+        Running { began, end: service.map(|ms| began + micros(ms)), service_ms: service, load }
     }
 
     fn account_ended(&mut self, job_id: JobId, now: Time) {

@@ -98,6 +98,7 @@ impl Orchestrator {
         self.live.armed = false;
         for job_id in self.live.next_round() {
             let Some(position) = self.place_in_line(job_id) else { continue };
+            self.pass_time(job_id, turn.now);
             let told = Told { at: turn.now, position, eta: self.eta(job_id, turn.now) };
             let Some(before) = self.live.jobs.get_mut(&job_id) else { continue };
             if before.is_none_or(|before| told.is_news_after(&before)) {

@@ -20,7 +20,7 @@ use orchestrator_core::estimate::outcome;
 use orchestrator_core::policy::{
     Admission, Hook, JobFacts, Policy, PolicyChange, PolicyFailure, PolicyText, QueueFacts, Scripts,
 };
-use orchestrator_core::{Action, Answer, Event, Run, RunKey, Step, Submission, Write, latest_start};
+use orchestrator_core::{Action, Answer, Event, Run, RunKey, Step, Submission, Time, Write, latest_start};
 use world::{World, answer, job, opened, submission};
 
 /// 100 tokens in and 50 out of 100; a second in all.
@@ -188,6 +188,28 @@ fn the_end_is_told_at_submission_with_the_work_that_lies_ahead() {
     let restricted = Placement { worker: Some(world::worker("w1")), ..Placement::default() };
     let step = world.event(Event::Submit(Submission { placement: restricted, ..sized(4) }));
     assert_eq!(told(&step), None, "who may not run everywhere has no estimate");
+}
+
+#[test]
+fn a_run_over_its_time_is_never_said_to_end_now_neither_to_its_own_reader_nor_to_those_behind_it() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    learn(&mut world, 60);
+    let run = opened(&world.event(Event::Submit(sized(1)))).pop().expect("a free slot");
+    world.event(Event::Submit(sized(2)));
+    world.event(Event::Submit(sized(3)));
+    let mut before = Eta { p50: 0, p90: 0 };
+    for seconds in [5_000, 5_000, 20_000] {
+        hold(&mut world, &run, seconds);
+        let [own, next, last] = [1, 2, 3].map(|n| world.brain.eta(job(n), world.now).expect("known"));
+        assert!(own.p50 > before.p50 && own.p90 > before.p90, "it shows no sign of ending: {own:?}");
+        let lasted = world.now.since(Time(world::START + 60_000));
+        assert!(own.p50 >= lasted / 10 && own.p90 >= lasted / 3, "{own:?} after {lasted}");
+        assert!(next.p50 >= 950 + lasted / 5 && last.p50 >= next.p50 + 900, "{next:?} {last:?}");
+        before = own;
+    }
+    end_run(&mut world, run);
+    about(world.brain.eta(job(3), world.now), 2_000);
 }
 
 #[test]

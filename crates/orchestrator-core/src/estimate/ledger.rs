@@ -12,7 +12,7 @@ use api_types::worker::WorkerFacts;
 use api_types::{JobId, TenantId, WorkerId};
 use serde::{Deserialize, Serialize};
 
-use self::load::ModelLoad;
+use self::load::{ModelLoad, Span};
 pub use self::load::{Asked, Work};
 use super::rates::Engine;
 
@@ -53,12 +53,20 @@ struct Place {
 /// A job on a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Running {
+    /// When it began, in microseconds.
+    pub began: Work,
     /// When it is expected to end, in microseconds; `None` when unknown.
     pub end: Option<Work>,
     /// Expected milliseconds of the attempt.
     pub service_ms: Option<f64>,
     /// Runs on its worker when it began, itself included.
     pub load: u32,
+}
+
+impl Running {
+    fn span(&self) -> Option<Span> {
+        self.end.map(|end| Span { began: self.began.min(end), end })
+    }
 }
 
 impl Ledger {
@@ -132,12 +140,7 @@ impl Ledger {
     pub fn put_running(&mut self, job_id: JobId, model: &str, run: Running) {
         self.remove(job_id);
         let name = self.name(model);
-        let running = &mut self.model_mut(model).running;
-        running.jobs += 1;
-        if let Some(end) = run.end {
-            running.ends.insert((end, job_id));
-            running.sum_of_ends += u128::from(end);
-        }
+        self.model_mut(model).running.add(job_id, run.span());
         self.jobs.insert(job_id, Entry::Running { model: name, run });
     }
 
@@ -151,7 +154,7 @@ impl Ledger {
             }
             Entry::Running { model, run } => {
                 if let Some(load) = self.models.get_mut(&model) {
-                    load.running.remove(job_id, run.end);
+                    load.running.remove(job_id, run.span());
                 }
                 self.tidy(&model);
                 Some(run)
@@ -200,7 +203,7 @@ impl Ledger {
     /// How long a new job would wait, in microseconds; `None` while no worker serves the model.
     pub fn wait_of_new(&mut self, model: &str, asked: &Asked<'_>) -> Option<Work> {
         let load = self.models.get_mut(model)?;
-        load.running.drop_overdue(asked.now);
+        load.running.pass_time(asked.now);
         load.wait(asked, load.own(asked))
     }
 
@@ -208,6 +211,15 @@ impl Ledger {
     pub fn ahead_of_new(&self, model: &str, asked: &Asked<'_>) -> Work {
         let Some(load) = self.models.get(model) else { return 0 };
         load.ahead(asked, load.own(asked))
+    }
+
+    /// Notes what time has made of the runs of a job's model, so that questions about waits stay cheap.
+    pub fn pass_time(&mut self, job_id: JobId, now: Work) {
+        if let Some(Entry::Waiting { model, .. }) = self.jobs.get(&job_id)
+            && let Some(load) = self.models.get_mut(model)
+        {
+            load.running.pass_time(now);
+        }
     }
 
     /// How much longer a waiting job waits, in microseconds.

@@ -43,7 +43,7 @@ fn asked(class: Priority, tenant: &TenantId) -> Asked<'_> {
 }
 
 fn run(end: Work) -> Running {
-    Running { end: Some(end), service_ms: None, load: 1 }
+    Running { began: 0, end: Some(end), service_ms: None, load: 1 }
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn batch_jobs_get_what_the_interactive_ones_that_come_in_leave() {
     let mut ledger = Ledger::default();
     let own = tenant(0);
     ledger.put_worker(&facts(1, 1), 1);
-    ledger.put_running(job(1), "m", run(200 * SECOND));
+    ledger.put_running(job(1), "m", Running { began: 150 * SECOND, ..run(200 * SECOND) });
     let mut now = 60 * SECOND;
     for _ in 0..240 {
         now += SECOND / 2;
@@ -84,6 +84,23 @@ fn batch_jobs_get_what_the_interactive_ones_that_come_in_leave() {
     let wait = ledger.wait_of_new("m", &asked).expect("served");
     let alone = 20 * SECOND;
     assert!(wait.abs_diff(2 * alone) < SECOND, "half of the slot is left, so it takes twice as long: {wait}");
+}
+
+#[test]
+fn a_run_over_its_time_has_the_more_left_the_longer_it_has_lasted() {
+    let mut ledger = Ledger::default();
+    let own = tenant(0);
+    ledger.put_worker(&facts(1, 1), 1);
+    ledger.put_running(job(1), "m", run(10 * SECOND));
+    ledger.put_waiting(job(2), "m", Priority::Interactive, &own, Some(SECOND));
+    let left = |ledger: &Ledger, seconds| ledger.wait_of(job(2), SECOND, seconds * SECOND).expect("it waits");
+    let told = |ledger: &Ledger| [0, 5, 8, 10, 20, 100].map(|at| left(ledger, at) / (SECOND / 2));
+    let halves = [20, 10, 4, 5, 10, 50];
+    assert_eq!(told(&ledger), halves, "it shrinks, and grows once the run shows no sign of ending");
+    ledger.pass_time(job(2), 100 * SECOND);
+    assert_eq!(left(&ledger, 100), 25 * SECOND, "whether that was noted before it was asked or not");
+    ledger.remove(job(1));
+    assert_eq!(left(&ledger, 100), 0);
 }
 
 #[derive(Debug, Clone)]
@@ -107,7 +124,10 @@ fn doing() -> impl Strategy<Value = Doing> {
 proptest! {
     /// Whatever comes and goes in whatever order, the sums are those of what is there.
     #[test]
-    fn sums_are_what_a_recount_gives(doings in proptest::collection::vec(doing(), 0..80)) {
+    fn sums_are_what_a_recount_gives(
+        doings in proptest::collection::vec(doing(), 0..80),
+        now in 0..(20 * SECOND),
+    ) {
         let mut ledger = Ledger::default();
         let mut waiting: BTreeMap<u8, (Priority, u8, Option<Work>)> = BTreeMap::new();
         let mut running: BTreeMap<u8, Work> = BTreeMap::new();
@@ -143,7 +163,12 @@ proptest! {
         prop_assert_eq!(ledger.jobs.len(), waiting.len() + running.len());
         if let Some(load) = ledger.models.get("m") {
             prop_assert_eq!((load.slots, load.running.jobs), (all, running.len() as u64));
-            prop_assert_eq!(load.running.sum_of_ends, running.values().map(|end| u128::from(*end)).sum::<u128>());
+            let own = tenant(0);
+            let asked = Asked { now, ..asked(Priority::Interactive, &own) };
+            let left = |end: &Work| if now >= end / 5 * 4 { u128::from(now) } else { u128::from(4 * (end - now)) };
+            let mean = running.values().map(left).sum::<u128>() / 4 / running.len().max(1) as u128;
+            let off = |load: &ModelLoad| u128::from(load.running.mean_left(&asked)).abs_diff(mean);
+            prop_assert!(off(load) <= 1);
             for class in [Priority::Interactive, Priority::Batch] {
                 prop_assert_eq!(load.class(class).sum.jobs, count(class));
                 for of in 0..3_u8 {

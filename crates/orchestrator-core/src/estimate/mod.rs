@@ -15,7 +15,7 @@ use api_types::event::Eta;
 use api_types::task::EstimateView;
 use serde::{Deserialize, Serialize};
 
-pub use self::calibration::Calibration;
+pub use self::calibration::{Calibration, remaining};
 pub use self::probe::Probes;
 pub use self::rates::{Basis, Engine, Rates, Service, Size};
 use crate::row::JobRow;
