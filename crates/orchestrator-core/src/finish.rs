@@ -56,7 +56,8 @@ impl Orchestrator {
 
     /// Ends a job by request without waiting for its worker any longer.
     pub(crate) fn end_cancelled(&mut self, job_id: JobId, turn: &mut Turn) {
-        let Some(job) = self.jobs.get(&job_id) else { return };
+        let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        job.is_guessed = true;
         let end = job.cancelled_end(turn.now);
         if let Some(run) = job.run() {
             self.abandon_run(&run, turn);

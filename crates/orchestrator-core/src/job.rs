@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::carry::build_of;
 use crate::event::RunKey;
-use crate::fair::prompt_tokens;
+use crate::fair::{most_prompt_tokens, prompt_tokens};
 use crate::queue::Charge;
 use crate::row::{AttemptRow, JobRow, WorkerRow};
 use crate::settings::Settings;
@@ -38,6 +38,8 @@ pub(crate) struct Job {
     pub charge: Option<Charge>,
     /// Whether it has been `running`.
     pub has_run: bool,
+    /// Whether the figures of its end are no worker's count.
+    pub is_guessed: bool,
     /// While the policy keeps workers free of it: the last that was looked at, by id.
     pub kept_free_after: Option<WorkerId>,
 }
@@ -64,6 +66,7 @@ impl Job {
             breaks: Breaks::default(),
             reserved: 0,
             charge: None,
+            is_guessed: false,
             kept_free_after: None,
         }
     }
@@ -179,13 +182,16 @@ impl Job {
         }
     }
 
-    /// Tokens that an ended job took: as its figures say, and what is known of its prompt and its log
-    /// where there are none.
+    /// Tokens that an ended job took: as its worker counted them. Where no worker did, its prompt, if it
+    /// was read, counts for as much as it may have been, so that no budget is overrun by guessing.
     pub fn tokens_spent(&self) -> u64 {
         match &self.row.end {
-            Some(end) => u64::from(end.tokens_in) + u64::from(end.tokens_out),
-            None if self.was_read() => prompt_tokens(&self.row) + u64::from(self.tokens_carried()),
-            None => 0,
+            Some(end) if !self.is_guessed => u64::from(end.tokens_in) + u64::from(end.tokens_out),
+            Some(_) | None if self.was_read() => {
+                let tokens = most_prompt_tokens(&self.row) + u64::from(self.tokens_carried());
+                tokens.min(self.reserved)
+            }
+            Some(_) | None => 0,
         }
     }
 
