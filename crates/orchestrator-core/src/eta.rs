@@ -10,19 +10,28 @@ use api_types::{ErrorCode, ErrorDetail, JobId, WorkerId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::estimate::ledger::{Asked, Ledger, Running, Work};
+use crate::estimate::ledger::{Asked, Ledger, Reach, Running, Work};
 use crate::estimate::{
-    Basis, Engine, Estimates, Forecast, Service, Size, Unsaved, cut_off_after, remaining,
+    Basis, Engine, Estimates, Forecast, Service, Size, Took, Unsaved, cut_off_after, remaining,
 };
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
+use crate::queue::Group;
 use crate::row::JobRow;
 use crate::step::Write;
+use crate::supply::{misplaced, suits};
 use crate::time::Time;
 use crate::turn::Turn;
 
 /// The longest time after which a job that was refused is asked to try again, in ms.
 const LONGEST_RETRY_MS: u64 = 60_000;
+
+/// A worker that takes longer than expected needs this part of what it took so far once more.
+const LATE_SHARE: u64 = 4;
+/// What is assumed of a worker's start that was never seen, in ms and in bytes per ms.
+const PRIOR_START_MS: u64 = 3_000;
+const PRIOR_BYTES_PER_MS: u64 = 300_000;
+const PRIOR_UNKNOWN_MS: u64 = 30_000;
 
 /// What the brain knows about time.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -62,46 +71,36 @@ impl Clockwork {
         self.learnt.rates.note_spawn(model, pool, ms);
     }
 
-    /// When a worker that reads its model will have done so, where such loads were seen before.
-    fn ready_at(&self, loading: &Loading) -> Option<Time> {
-        let load_ms = self.learnt.rates.load_ms(&loading.engine.model, &loading.pool)? as u64;
-        Some(loading.since + load_ms)
+    /// The wait, in microseconds, and the service of a job that is being admitted; with `reach`, of one
+    /// that may not run everywhere. `opens`: whether a slot is free for it.
+    fn warm(&mut self, row: &JobRow, demands: Option<&Group>, opens: bool, now: Time) -> Option<(Work, Service)> {
+        let reach = demands.map(|demands| (demands, self.ledger.engines_for(row)));
+        let slots = reach.as_ref().map(|(_, engines)| engines.values().sum::<u64>());
+        if slots.is_none_or(|slots| slots == self.ledger.slots(&row.model)) {
+            let busy = self.ledger.is_busy(&row.model, row.priority);
+            let service = self.service(row, self.ledger.engines(&row.model), busy)?;
+            let wait = self.ledger.wait_of_new(&row.model, &asked(row, service, now), None)?;
+            return Some((wait, service));
+        }
+        let (demands, engines) = reach?;
+        let service = self.service(row, engines.into_iter(), !opens)?;
+        let reach = Reach { demands, slots: slots? };
+        let wait = self.ledger.wait_of_new(&row.model, &asked(row, service, now), Some(&reach))?;
+        Some((if opens { 0 } else { wait }, service))
     }
 
-    /// The wait, in microseconds, and the service of a job that has to wait for a worker of so many slots until `ready_at`.
-    fn after(
+    /// An attempt on whatever may take it, weighted by slots; known as well as on the engine that least
+    /// is known of.
+    fn service<'a>(
         &self,
-        ready_at: Time,
-        engine: &Engine,
-        slots: u64,
         row: &JobRow,
-        now: Time,
-    ) -> Option<(Work, Service)> {
-        let full = u32::try_from(slots).unwrap_or(u32::MAX);
-        let service = self.learnt.rates.service(engine, size(row), full)?;
-        let work = micros(service.ms);
-        let asked = Asked { class: row.priority, tenant: &row.tenant, work, now: at(now) };
-        let ahead = self.ledger.ahead_of_new(&row.model, &asked) / slots.max(1);
-        Some((ready_at.since(now) * 1_000 + ahead, service))
-    }
-
-    /// The wait, in microseconds, and the service of a job that is being admitted.
-    fn warm(&mut self, row: &JobRow, now: Time) -> Option<(Work, Service)> {
-        let busy = self.ledger.is_busy(&row.model, row.priority);
-        let load = self.ledger.load_of_next(&row.model, busy);
-        let service = self.service(row, load)?;
-        let asked =
-            Asked { class: row.priority, tenant: &row.tenant, work: micros(service.ms), now: at(now) };
-        let wait = self.ledger.wait_of_new(&row.model, &asked)?;
-        Some((wait, service))
-    }
-
-    /// An attempt on whatever serves the model, weighted by slots; known as well as on the engine that
-    /// least is known of.
-    fn service(&self, row: &JobRow, load: u32) -> Option<Service> {
+        engines: impl Iterator<Item = (&'a Engine, u64)>,
+        waits: bool,
+    ) -> Option<Service> {
+        let load = self.ledger.load_of_next(&row.model, waits);
         let (mut weight, mut sum) = (0.0, 0.0);
         let mut known = Service { ms: 0.0, basis: Basis::Exact, runs: u32::MAX };
-        for (engine, slots) in self.ledger.engines(&row.model) {
+        for (engine, slots) in engines {
             if let Some(on_this) = self.learnt.rates.service(engine, size(row), load) {
                 weight += slots as f64;
                 sum += on_this.ms * slots as f64;
@@ -113,15 +112,32 @@ impl Clockwork {
     }
 }
 
+/// A worker that is to come.
+struct Coming {
+    /// Milliseconds until it is ready.
+    left_ms: u64,
+    engine: Engine,
+    slots: u64,
+    /// What that is known from.
+    took: Took,
+}
+
+impl Coming {
+    fn of(engine: Engine, slots: u64, took: Took, lasted_ms: u64) -> Self {
+        // Who is late is not expected this very instant.
+        let left_ms = (took.ms as u64).saturating_sub(lasted_ms).max(lasted_ms / LATE_SHARE);
+        Self { left_ms, engine, slots: slots.max(1), took }
+    }
+}
+
 impl Orchestrator {
-    /// When a job that is being admitted may end. `None` when nothing like it was seen, when no
-    /// worker serves its model or is about to, or when it may not run on all that do.
+    /// When a job that is being admitted may end, counted over the workers that may take it. `None` when
+    /// nothing like it was seen, or no worker that may take it serves or is in sight.
     pub(crate) fn forecast(&mut self, row: &JobRow, now: Time) -> Option<Forecast> {
-        if is_restricted(row) || self.registry.openings().is_too_long_for_some(row) {
-            return None;
-        }
-        let warm = self.clockwork.warm(row, now);
-        let (wait, service) = warm.or_else(|| self.cold(row, now))?;
+        let demands = self.demands(row);
+        let opens = demands.is_some() && self.has_opening_for(row, now);
+        let warm = self.clockwork.warm(row, demands.as_ref(), opens, now);
+        let (wait, service) = warm.or_else(|| self.cold(row, None, now))?;
         let held_ms = row.not_before.map_or(0, |at| at.since(now));
         let mut forecast = Forecast {
             held_ms,
@@ -136,23 +152,68 @@ impl Orchestrator {
         Some(forecast)
     }
 
-    /// The wait and the service of a job whose model no worker serves yet: on the one that reads it
-    /// and will be ready first, else on the one that a pool was asked for. Before either is known to
-    /// come, nothing is known.
-    fn cold(&self, row: &JobRow, now: Time) -> Option<(Work, Service)> {
-        let clockwork = &self.clockwork;
-        let of_model = clockwork.loading.values().filter(|loading| loading.engine.model == row.model);
-        let loading = of_model.filter_map(|loading| Some((clockwork.ready_at(loading)?, loading)));
-        if let Some((ready_at, first)) = loading.min_by_key(|(ready_at, _)| *ready_at) {
-            return clockwork.after(ready_at, &first.engine, first.slots, row, now);
-        }
-        let coming = self.coming(&row.model).filter_map(|(backend, pool, asked_at)| {
-            let spawn_ms = clockwork.learnt.rates.spawn_ms(&row.model, pool.as_str())? as u64;
-            Some((asked_at + spawn_ms, backend))
+    /// What keeps a job from some worker of its model.
+    fn demands(&self, row: &JobRow) -> Option<Group> {
+        Group::restricting(row, self.registry.openings().is_too_long_for_some(row))
+    }
+
+    /// The wait and the service of a job that no worker serves yet: on the one that will be ready first
+    /// of those that may take it. `work`: of one that waits already.
+    fn cold(&self, row: &JobRow, work: Option<Work>, now: Time) -> Option<(Work, Service)> {
+        let coming = self.coming_for(row, now)?;
+        let full = u32::try_from(coming.slots).unwrap_or(u32::MAX);
+        let service = self.clockwork.learnt.rates.service(&coming.engine, size(row), full)?;
+        let ledger = &self.clockwork.ledger;
+        let ahead = match work {
+            Some(work) => ledger.ahead_of(row.job_id, work, at(now))?,
+            None => ledger.ahead_of_new(&row.model, &asked(row, service, now)),
+        };
+        Some((coming.left_ms * 1_000 + ahead / coming.slots, service.after(coming.took)))
+    }
+
+    /// The first worker that will serve such a job: one that reads its model, else one that a pool was
+    /// asked for, else the one that the job itself brings about.
+    fn coming_for(&self, row: &JobRow, now: Time) -> Option<Coming> {
+        let first = |coming: Coming, other: Coming| if other.left_ms < coming.left_ms { other } else { coming };
+        let loading = self.loading_for(row, now).reduce(first);
+        let loading = loading.or_else(|| self.spawning_for(row, now).reduce(first));
+        loading.or_else(|| {
+            let wished = self.wished_for(row, now)?;
+            let took = self.spawn_takes(&row.model, wished.pool_id.as_str(), wished.weights);
+            let engine = Engine { backend: wished.backend, model: row.model.clone(), ..Engine::unknown() };
+            let coming = Coming::of(engine, wished.slots, took, 0);
+            Some(Coming { left_ms: coming.left_ms + wished.from.since(now), ..coming })
+        })
+    }
+
+    fn loading_for(&self, row: &JobRow, now: Time) -> impl Iterator<Item = Coming> {
+        let loading = self.clockwork.loading.iter().filter(|(_, loading)| loading.engine.model == row.model);
+        loading.filter_map(move |(worker_id, loading)| {
+            let worker = self.registry.get(worker_id).filter(|worker| suits(row, worker).is_none())?;
+            let known = self.clockwork.learnt.rates.load(&loading.engine.model, &loading.pool);
+            let facts = &worker.row.facts;
+            let took = known.unwrap_or_else(|| prior(Some(facts.ram_bytes.max(facts.vram_bytes))));
+            Some(Coming::of(loading.engine.clone(), loading.slots, took, now.since(loading.since)))
+        })
+    }
+
+    fn spawning_for(&self, row: &JobRow, now: Time) -> impl Iterator<Item = Coming> {
+        let named = row.placement.worker.is_some();
+        let coming = self.coming(&row.model).filter(move |(backend, pool, _)| {
+            !named && misplaced(&row.placement, Some(pool), Some(backend)).is_none()
         });
-        let (ready_at, backend) = coming.min()?;
-        let engine = Engine { backend: backend.to_owned(), model: row.model.clone(), ..Engine::unknown() };
-        clockwork.after(ready_at, &engine, 1, row, now)
+        coming.map(move |(backend, pool, asked_at)| {
+            let took = self.spawn_takes(&row.model, pool.as_str(), None);
+            let engine =
+                Engine { backend: backend.to_owned(), model: row.model.clone(), ..Engine::unknown() };
+            Coming::of(engine, 1, took, now.since(asked_at))
+        })
+    }
+
+    /// How long it takes from the wish for a worker until it is ready.
+    fn spawn_takes(&self, model: &str, pool: &str, weights: Option<u64>) -> Took {
+        let rates = &self.clockwork.learnt.rates;
+        rates.spawn(model, pool).or_else(|| rates.load(model, pool)).unwrap_or_else(|| prior(weights))
     }
 
     /// Counts an admitted job as work that came in. One that is held comes when its hold ends.
@@ -176,7 +237,11 @@ impl Orchestrator {
         let forecast = if self.jobs.get(&job_id)?.is_held() {
             Forecast { held_ms, ..*told }
         } else if row.status == TaskStatus::Queued {
-            let wait = self.clockwork.ledger.wait_of(job_id, told.service_ms * 1_000, at(now))?;
+            let ledger = &self.clockwork.ledger;
+            let work = told.service_ms * 1_000;
+            let reach = self.demands(row).map(|_| ledger.engines_for(row).values().sum());
+            let wait = ledger.wait_of(job_id, work, reach, at(now));
+            let wait = wait.or_else(|| Some(self.cold(row, Some(work), now)?.0))?;
             Forecast { held_ms, wait_ms: (wait / 1_000).saturating_sub(held_ms), ..*told }
         } else {
             let service_ms = self.clockwork.ledger.running(job_id)?.service_ms? as u64;
@@ -291,7 +356,9 @@ impl Orchestrator {
             TaskStatus::Queued => {
                 let row = &job.row;
                 let work = row.eta.as_ref().map(|forecast| forecast.service_ms * 1_000);
-                self.clockwork.ledger.put_waiting(job_id, &row.model, row.priority, &row.tenant, work);
+                let demands = self.demands(row);
+                let ledger = &mut self.clockwork.ledger;
+                ledger.put_waiting(job_id, &row.model, row.priority, &row.tenant, demands, work);
             }
             TaskStatus::Dispatched | TaskStatus::Running => {
                 if self.clockwork.ledger.running(job_id).is_none() {
@@ -389,13 +456,18 @@ fn was_belied(row: &JobRow, ended_at: Time) -> bool {
     row.deadline.is_some_and(|deadline| ended_at <= deadline && let_in(deadline))
 }
 
-/// Whether a job may not run on every worker of its model.
-fn is_restricted(row: &JobRow) -> bool {
-    let placement = &row.placement;
-    placement.pool.is_some()
-        || placement.worker.is_some()
-        || !placement.require.is_empty()
-        || !placement.avoid.is_empty()
+/// How long a worker is taken to need that was never seen to start: a few seconds, and its weights at
+/// the pace of a plain disk; half a minute where not even these are known.
+fn prior(weights: Option<u64>) -> Took {
+    let ms = match weights.filter(|bytes| *bytes > 0) {
+        Some(bytes) => PRIOR_START_MS + bytes / PRIOR_BYTES_PER_MS,
+        None => PRIOR_UNKNOWN_MS,
+    };
+    Took { ms: ms as f64, runs: 0 }
+}
+
+fn asked(row: &JobRow, service: Service, now: Time) -> Asked<'_> {
+    Asked { class: row.priority, tenant: &row.tenant, work: micros(service.ms), now: at(now) }
 }
 
 const fn size(row: &JobRow) -> Size {

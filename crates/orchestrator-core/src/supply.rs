@@ -26,8 +26,7 @@ use crate::time::Time;
 use crate::turn::Turn;
 use crate::worker::Worker;
 
-#[cfg(test)]
-pub(crate) use demand::suits;
+pub(crate) use demand::{misplaced, suits};
 use demand::{Blocked, Want};
 use evict::Stop;
 use judge::Verdict;

@@ -10,17 +10,21 @@
 
 mod world;
 
+#[path = "world/pools.rs"]
+mod pools;
+
 use std::sync::Arc;
 
 use api_types::event::{Eta, RunEnd};
 use api_types::task::{Placement, Priority, TaskStatus};
-use api_types::worker::WorkerStatus;
+use api_types::worker::{JSON_SCHEMA, WorkerStatus};
 use api_types::{ErrorCode, StopReason, TaskEvent};
 use orchestrator_core::estimate::outcome;
 use orchestrator_core::policy::{
     Admission, Hook, JobFacts, Policy, PolicyChange, PolicyFailure, PolicyText, QueueFacts, Scripts,
 };
 use orchestrator_core::{Action, Answer, Event, Run, RunKey, Step, Submission, Time, Write, latest_start};
+use pools::{Pools, spawned};
 use world::{World, answer, job, opened, submission};
 
 /// 100 tokens in and 50 out of 100; a second in all.
@@ -187,7 +191,7 @@ fn the_end_is_told_at_submission_with_the_work_that_lies_ahead() {
     about(world.brain.eta(job(3), world.now), 2_500);
     let restricted = Placement { worker: Some(world::worker("w1")), ..Placement::default() };
     let step = world.event(Event::Submit(Submission { placement: restricted, ..sized(4) }));
-    assert_eq!(told(&step), None, "who may not run everywhere has no estimate");
+    about(told(&step), 3_500);
 }
 
 #[test]
@@ -307,7 +311,7 @@ fn how_long_a_load_took_is_written_within_a_minute_too() {
         world.beat("w1", vec![]);
     }
     let learnt = world.estimates.as_ref().expect("written");
-    assert_eq!(learnt.rates.load_ms("small", ""), Some(4_000.0));
+    assert_eq!(learnt.rates.load("small", "").map(|took| (took.ms, took.runs)), Some((4_000.0, 1)));
 }
 
 #[test]
@@ -443,4 +447,93 @@ fn what_a_well_known_rate_refuses_is_tried_from_time_to_time_and_let_in_when_it_
     }
     let calm = told(&world.event(Event::Submit(in_ten_seconds(60)))).expect("known");
     assert!(calm.p50 < 10_000, "by then it is expected to keep it: {calm:?}");
+}
+
+fn of_model(n: u128, model: &str) -> Submission {
+    Submission { model: Some(model.to_owned()), ..sized(n) }
+}
+
+/// Ends the run of a job a second after it was handed out.
+fn run_job(world: &mut World, step: &Step) {
+    let run = opened(step).pop().expect("handed out");
+    end_run(world, run);
+}
+
+#[test]
+fn a_job_that_causes_a_cold_start_is_told_of_the_start_and_the_run() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("big", 300), ("other", 300)]);
+    pools.slots = 1;
+    let step = world.event(Event::Submit(of_model(1, "big")));
+    assert_eq!(told(&step), None, "nothing was ever seen to run");
+    let worker = spawned(&pools.answer_all(&mut world, &step)).pop().expect("a worker is asked for");
+    world.now = world.now + 7_000;
+    let step = pools.come_up(&mut world, &worker);
+    run_job(&mut world, &step);
+    let gone = |world: &mut World, pools: &mut Pools, worker| {
+        let facts = world.brain.worker_row(worker).expect("registered").facts.clone();
+        let error = api_types::ErrorDetail::new(ErrorCode::ShuttingDown, "stopped");
+        world.event(Event::WorkerFailed {
+            request: None,
+            worker_id: worker.clone(),
+            instance: facts.instance,
+            error,
+        });
+        pools.stopped(world, worker)
+    };
+    gone(&mut world, &mut pools, &worker);
+    let step = world.event(Event::Submit(of_model(2, "big")));
+    about(told(&step), 8_000);
+    about(world.brain.eta(job(2), world.now), 8_000);
+    let worker = spawned(&pools.answer_all(&mut world, &step)).pop().expect("a worker is asked for");
+    world.now = world.now + 3_000;
+    about(world.brain.eta(job(2), world.now), 5_000);
+    about(told(&world.event(Event::Submit(of_model(3, "big")))), 6_000);
+    world.now = world.now + 37_000;
+    let late = world.brain.eta(job(2), world.now).expect("known");
+    assert!(late.p50 >= 10_000, "a start that takes far too long is not about to be over: {late:?}");
+    let step = pools.come_up(&mut world, &worker);
+    run_job(&mut world, &step);
+    assert_eq!(world.status(2), TaskStatus::Completed);
+}
+
+#[test]
+fn a_start_that_was_never_seen_is_taken_to_need_a_few_seconds_and_its_weights() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("big", 300), ("other", 300)]);
+    let step = world.event(Event::Submit(of_model(1, "big")));
+    let worker = spawned(&pools.answer_all(&mut world, &step)).pop().expect("a worker is asked for");
+    let step = pools.come_up(&mut world, &worker);
+    run_job(&mut world, &step);
+    // 3 s, and 300 MiB at 300 MB a second; the run as another model's on this kind of device.
+    let step = world.event(Event::Submit(of_model(4, "other")));
+    let eta = told(&step).expect("known");
+    assert!((4_048..=6_000).contains(&eta.p50), "{eta:?}");
+    let hurried = Submission { deadline_ms: Some(1_000), ..of_model(5, "other") };
+    assert!(told(&world.event(Event::Submit(hurried))).is_some(), "nothing is refused on what is assumed");
+}
+
+#[test]
+fn who_may_not_run_everywhere_is_told_by_the_workers_that_may_take_it() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    learn(&mut world, 60);
+    let mut facts = world::facts("worker-2", 1);
+    facts.capabilities.push(JSON_SCHEMA.to_owned());
+    world.register(facts, WorkerStatus::Ready, vec![]);
+    let placed = |placement: &Placement, n| Submission { placement: placement.clone(), ..sized(n) };
+    let in_form = Placement { require: vec![JSON_SCHEMA.to_owned()], ..Placement::default() };
+    let on_first = Placement { worker: Some(world::worker("w1")), ..Placement::default() };
+    let nowhere = Placement { pool: Some("mars".parse().expect("an id")), ..Placement::default() };
+    let mut submit = |submission| told(&world.event(Event::Submit(submission)));
+    about(submit(placed(&in_form, 1)), 1_000);
+    about(submit(placed(&in_form, 2)), 2_000);
+    about(submit(placed(&in_form, 3)), 3_000);
+    about(submit(placed(&on_first, 4)), 1_000);
+    let behind = submit(placed(&on_first, 5)).expect("known");
+    assert!((1_900..=2_600).contains(&behind.p50), "those in front wait for the other worker: {behind:?}");
+    assert_eq!(submit(placed(&nowhere, 6)), None, "nobody may take it");
+    about(world.brain.eta(job(3), world.now), 3_000);
+    end_run(&mut world, world::run(1, 1, "worker-2", 2));
+    about(world.brain.eta(job(3), world.now), 2_000);
 }

@@ -51,19 +51,19 @@ fn a_wait_is_what_lies_ahead_over_the_slots() {
     use Priority::{Batch, Interactive};
     let mut ledger = Ledger::default();
     let own = tenant(0);
-    assert_eq!(ledger.wait_of_new("m", &asked(Interactive, &own)), None, "nobody serves the model");
+    assert_eq!(ledger.wait_of_new("m", &asked(Interactive, &own), None), None, "nobody serves the model");
     ledger.put_worker(&facts(1, 2), 2);
-    assert_eq!(ledger.wait_of_new("m", &asked(Interactive, &own)), Some(0), "a slot is free");
+    assert_eq!(ledger.wait_of_new("m", &asked(Interactive, &own), None), Some(0), "a slot is free");
     ledger.put_running(job(1), "m", run(2 * SECOND));
     ledger.put_running(job(2), "m", run(4 * SECOND));
-    let wait = |ledger: &mut Ledger, class, tenant: &TenantId| ledger.wait_of_new("m", &asked(class, tenant));
+    let wait = |ledger: &mut Ledger, class, tenant: &TenantId| ledger.wait_of_new("m", &asked(class, tenant), None);
     assert_eq!(wait(&mut ledger, Interactive, &own), Some(3 * SECOND / 2), "3 s are left on average");
-    ledger.put_waiting(job(3), "m", Interactive, &own, Some(5 * SECOND));
-    ledger.put_waiting(job(4), "m", Interactive, &own, None);
+    ledger.put_waiting(job(3), "m", Interactive, &own, None, Some(5 * SECOND));
+    ledger.put_waiting(job(4), "m", Interactive, &own, None, None);
     assert_eq!(wait(&mut ledger, Interactive, &own), Some((3 + 5 + 1) * SECOND / 2));
     assert_eq!(wait(&mut ledger, Interactive, &tenant(1)), Some(3 * SECOND / 2), "its line is empty");
     assert_eq!(wait(&mut ledger, Batch, &tenant(1)), Some((3 + 6) * SECOND / 2), "interactive goes first");
-    assert_eq!(ledger.wait_of(job(3), SECOND, 0), Some((3 + 1) * SECOND / 2));
+    assert_eq!(ledger.wait_of(job(3), SECOND, None, 0), Some((3 + 1) * SECOND / 2));
     assert_eq!((ledger.position(job(3)), ledger.position(job(4))), (Some(0), Some(1)));
     ledger.put_running(job(3), "m", run(SECOND));
     assert_eq!(ledger.position(job(4)), Some(0));
@@ -81,7 +81,7 @@ fn batch_jobs_get_what_the_interactive_ones_that_come_in_leave() {
         ledger.note_arrival("m", Priority::Interactive, SECOND / 4, now);
     }
     let asked = Asked { class: Priority::Batch, tenant: &own, work: SECOND, now };
-    let wait = ledger.wait_of_new("m", &asked).expect("served");
+    let wait = ledger.wait_of_new("m", &asked, None).expect("served");
     let alone = 20 * SECOND;
     assert!(wait.abs_diff(2 * alone) < SECOND, "half of the slot is left, so it takes twice as long: {wait}");
 }
@@ -92,8 +92,8 @@ fn a_run_over_its_time_has_the_more_left_the_longer_it_has_lasted() {
     let own = tenant(0);
     ledger.put_worker(&facts(1, 1), 1);
     ledger.put_running(job(1), "m", run(10 * SECOND));
-    ledger.put_waiting(job(2), "m", Priority::Interactive, &own, Some(SECOND));
-    let left = |ledger: &Ledger, seconds| ledger.wait_of(job(2), SECOND, seconds * SECOND).expect("it waits");
+    ledger.put_waiting(job(2), "m", Priority::Interactive, &own, None, Some(SECOND));
+    let left = |ledger: &Ledger, seconds| ledger.wait_of(job(2), SECOND, None, seconds * SECOND).expect("it waits");
     let told = |ledger: &Ledger| [0, 5, 8, 10, 20, 100].map(|at| left(ledger, at) / (SECOND / 2));
     let halves = [20, 10, 4, 5, 10, 50];
     assert_eq!(told(&ledger), halves, "it shrinks, and grows once the run shows no sign of ending");
@@ -136,7 +136,7 @@ proptest! {
             match doing {
                 Doing::Wait(n, batch, of, work) => {
                     let class = if batch { Priority::Batch } else { Priority::Interactive };
-                    ledger.put_waiting(job(n), "m", class, &tenant(of), work);
+                    ledger.put_waiting(job(n), "m", class, &tenant(of), None, work);
                     running.remove(&n);
                     waiting.insert(n, (class, of, work));
                 }

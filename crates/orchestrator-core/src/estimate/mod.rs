@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::calibration::{Calibration, remaining};
 pub use self::probe::Probes;
-pub use self::rates::{Basis, Engine, Rates, Service, Size};
+pub use self::rates::{Basis, Engine, Rates, Service, Size, Took};
 use crate::row::JobRow;
 use crate::time::Time;
 
@@ -55,6 +55,12 @@ impl Service {
     /// Whether a deadline may be refused on it.
     pub fn is_believed(&self) -> bool {
         self.basis < Basis::Backend && self.runs >= BELIEVED_FROM
+    }
+
+    /// The same, after something else that is known less well.
+    pub fn after(self, first: Took) -> Self {
+        let basis = if first.runs == 0 { Basis::Backend } else { self.basis };
+        Self { basis, runs: self.runs.min(first.runs), ..self }
     }
 }
 

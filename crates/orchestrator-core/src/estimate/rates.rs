@@ -108,6 +108,15 @@ pub struct Rates {
     clock: u64,
 }
 
+/// How long something took so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Took {
+    /// Milliseconds, on average.
+    pub ms: f64,
+    /// Times it was seen.
+    pub runs: u32,
+}
+
 /// Milliseconds by model and pool.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct ByPool(#[serde(with = "pairs")] BTreeMap<(String, String), Mean>);
@@ -122,11 +131,12 @@ impl ByPool {
     }
 
     /// Of this pool, else the longest of any.
-    fn get(&self, model: &str, pool: &str) -> Option<f64> {
-        let exact = self.0.get(&(model.to_owned(), pool.to_owned())).and_then(Mean::get);
+    fn get(&self, model: &str, pool: &str) -> Option<Took> {
+        let took = |mean: &Mean| Some(Took { ms: mean.get()?, runs: mean.runs() });
+        let exact = self.0.get(&(model.to_owned(), pool.to_owned())).and_then(took);
         let from = (model.to_owned(), String::new());
         let others = || self.0.range(from..).take_while(|((of, _), _)| of == model);
-        exact.or_else(|| others().filter_map(|(_, mean)| mean.get()).reduce(f64::max))
+        exact.or_else(|| others().filter_map(|(_, mean)| took(mean)).max_by(|a, b| a.ms.total_cmp(&b.ms)))
     }
 }
 
@@ -212,15 +222,14 @@ impl Rates {
         self.spawns.note(model, pool, ms);
     }
 
-    /// How long a worker of `model` takes to read its model on `pool`, in ms; on any pool where this
-    /// one is not known.
-    pub fn load_ms(&self, model: &str, pool: &str) -> Option<f64> {
+    /// How long a worker of `model` takes to read its model on `pool`; on any pool where this one is
+    /// not known.
+    pub fn load(&self, model: &str, pool: &str) -> Option<Took> {
         self.loads.get(model, pool)
     }
 
-    /// How long a worker of `model` takes from being asked for to being ready, in ms; as
-    /// [`Self::load_ms`].
-    pub fn spawn_ms(&self, model: &str, pool: &str) -> Option<f64> {
+    /// How long a worker of `model` takes from being asked for to being ready; as [`Self::load`].
+    pub fn spawn(&self, model: &str, pool: &str) -> Option<Took> {
         self.spawns.get(model, pool)
     }
 
@@ -322,7 +331,7 @@ fn entry<'a, K: Ord + Clone, V: Default>(
 }
 
 /// Maps whose keys are no words, as lists of pairs: JSON has no other way.
-mod pairs {
+pub(in crate::estimate) mod pairs {
     use std::collections::BTreeMap;
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

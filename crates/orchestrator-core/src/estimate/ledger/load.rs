@@ -7,7 +7,9 @@ use api_types::task::Priority;
 use api_types::{JobId, TenantId};
 use serde::{Deserialize, Serialize};
 
+use super::kind::Kind;
 use crate::estimate::rates::Engine;
+use crate::queue::Group;
 
 /// Work in microseconds of one slot. Whole numbers, so that what is added can be taken away.
 pub type Work = u64;
@@ -27,6 +29,7 @@ pub(super) struct ModelLoad {
     pub workers: u64,
     pub slots: u64,
     pub engines: BTreeMap<Engine, u64>,
+    pub kinds: BTreeMap<Kind, u64>,
     pub interactive: ClassLoad,
     /// Interactive work that came in lately: it will go before batch jobs that wait now.
     pub inflow: Inflow,
@@ -39,6 +42,9 @@ pub(super) struct ModelLoad {
 pub(super) struct ClassLoad {
     pub sum: Sum,
     pub lines: BTreeMap<TenantId, Line>,
+    /// Of those that may not run on every worker, by what they demand.
+    #[serde(with = "crate::estimate::rates::pairs")]
+    pub restricted: BTreeMap<Group, Sum>,
 }
 
 /// Jobs and their work; `unknown` of them are of unknown size.
@@ -105,6 +111,15 @@ pub struct Asked<'a> {
     pub now: Work,
 }
 
+/// Where a job may run that may not run everywhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach<'a> {
+    /// What it demands.
+    pub demands: &'a Group,
+    /// Slots of the workers that meet that.
+    pub slots: u64,
+}
+
 impl ModelLoad {
     pub const fn class(&self, class: Priority) -> &ClassLoad {
         match class {
@@ -140,6 +155,25 @@ impl ModelLoad {
         }
         let left = self.running.mean_left(asked) + ahead;
         Some((left as f64 / (self.slots as f64 * self.share_of(asked))) as Work)
+    }
+
+    /// The wait of a job that only `slots` of all slots may take. Those that demand the same are served
+    /// there, the others wherever there is room: it waits for as long as either takes, what demands the
+    /// same on its slots or everything on all of them.
+    pub fn restricted_wait(&self, asked: &Asked<'_>, own: Work, reach: &Reach<'_>) -> Option<Work> {
+        if reach.slots == 0 {
+            return None;
+        }
+        let everything = self.wait(asked, own)?;
+        let alike = |class: &ClassLoad| class.restricted.get(reach.demands).map_or(0, |s| s.size(asked.work));
+        let (mut same, mut all) = (alike(self.class(asked.class)), self.class(asked.class).sum.size(asked.work));
+        if asked.class == Priority::Batch {
+            same = same.saturating_add(alike(&self.interactive));
+            all = all.saturating_add(self.interactive.sum.size(asked.work));
+        }
+        let ahead = self.ahead(asked, own) as f64 * (same as f64 / all.max(1) as f64).min(1.0);
+        let left = self.running.mean_left(asked) as f64 + ahead;
+        Some(everything.max((left / (reach.slots as f64 * self.share_of(asked))) as Work))
     }
 
     /// The share of the slots that a class gets while its jobs wait: batch jobs get what interactive
