@@ -210,6 +210,18 @@ pub const KEYS: &[Key] = &[
     ),
     key("spawn_backoff_max_ms", Kind::Number(0, 3_600_000), "60000", "the longest pause between two spawns"),
     key(
+        "spawn_timeout_ms",
+        Kind::Number(1_000, 86_400_000),
+        "600000",
+        "how long a pool may take to have a worker ready; then the spawn is called off",
+    ),
+    key(
+        "stop_timeout_ms",
+        Kind::Number(1_000, 3_600_000),
+        "120000",
+        "how long a pool may take to stop a worker; then it is asked again",
+    ),
+    key(
         "batch_ageing_ms",
         Kind::Number(1_000, 604_800_000),
         "300000",

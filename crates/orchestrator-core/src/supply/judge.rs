@@ -122,8 +122,8 @@ impl Orchestrator {
         if let Some(reason) = self.unfit(row, pool, fit) {
             return Hope::Unfit(reason);
         }
-        if self.supply.spawns.values().any(|spawn| spawn.is_for(&pool.pool_id, &row.model)) {
-            return Hope::Coming(None);
+        if let Some(spawn) = self.supply.spawns.values().find(|s| s.is_for(&pool.pool_id, &row.model)) {
+            return spawn.called_off().map_or(Hope::Coming(None), |(why, until)| Hope::Silent(why, *until));
         }
         let failures = seen.and_then(|seen| seen.failures.get(&row.model));
         if let Some(failures) = failures.filter(|failures| now < failures.not_before) {
