@@ -51,9 +51,8 @@ struct Place {
     demands: Option<Arc<Group>>,
     /// `None`: nothing like it was ever seen.
     work: Option<Work>,
-    /// Work and jobs that had been put into the line before it.
+    /// Work that had been put into the line before it.
     mark: Work,
-    number: u64,
 }
 
 /// A job on a worker.
@@ -137,9 +136,7 @@ impl Ledger {
             demands: demands.clone().map(Arc::new),
             work,
             mark: line.pushed,
-            number: line.jobs_pushed,
         };
-        line.jobs_pushed += 1;
         line.pushed = line.pushed.saturating_add(work.unwrap_or(0));
         line.sum.add(work);
         class_load.sum.add(work);
@@ -294,24 +291,6 @@ impl Ledger {
         Some((load, place, own))
     }
 
-    /// About how many jobs of its model go before a waiting one: those that came before it in its
-    /// tenant's line, as many of every other tenant as there are, and of the class that goes first
-    /// all. Who is let through for a deadline or a session is not counted.
-    pub fn position(&self, job_id: JobId) -> Option<u64> {
-        let Some(Entry::Waiting { model, place }) = self.jobs.get(&job_id) else { return None };
-        let load = self.models.get(model)?;
-        let class = load.class(place.class);
-        let line = class.lines.get(&place.tenant)?;
-        let own = place.number.saturating_sub(line.jobs_taken);
-        let others = class.sum.jobs.saturating_sub(line.sum.jobs);
-        let taking_turns = (class.lines.len() as u64).saturating_sub(1).saturating_mul(own);
-        let before_class = match place.class {
-            Priority::Interactive => 0,
-            Priority::Batch => load.interactive.sum.jobs,
-        };
-        Some(before_class + own + taking_turns.min(others))
-    }
-
     fn leave_line(&mut self, model: &Arc<str>, place: &Place) {
         let Some(load) = self.models.get_mut(model) else { return };
         let class_load = load.class_mut(place.class);
@@ -327,7 +306,6 @@ impl Ledger {
         let Some(line) = class_load.lines.get_mut(&place.tenant) else { return };
         line.sum.take(place.work);
         line.taken = line.taken.saturating_add(place.work.unwrap_or(0));
-        line.jobs_taken += 1;
         if line.sum.jobs == 0 {
             class_load.lines.remove(&place.tenant);
         }

@@ -404,3 +404,49 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Whatever the jobs of a flow demand, whatever their deadlines, and whoever leaves: each is told how
+    /// many are really served before it, and a new one the same as it is told once it is there.
+    #[test]
+    fn a_position_is_how_many_are_served_before(
+        jobs in prop::collection::vec((prop::option::of(0_u64..30), any::<bool>(), any::<bool>()), 1..40),
+    ) {
+        let mut bench = Bench::new(1);
+        for (number, (deadline, demands, _)) in (1..).zip(&jobs) {
+            let mut row = row(number, 0, Some(1));
+            row.deadline = deadline.map(|at| Time(1_000_000 + at));
+            row.placement.require.extend(demands.then(|| "cuda".to_owned()));
+            let new = bench.queue.before_new("small", Priority::Interactive, &row.tenant, &row.session_id);
+            let row = bench.put(row);
+            if deadline.is_none() {
+                prop_assert_eq!(bench.queue.position(&row), new);
+            }
+        }
+        for (number, (_, _, leaves)) in (1_u64..).zip(&jobs) {
+            let id = JobId::from_uuid(Uuid::from_u128(u128::from(number)));
+            if let Some(row) = bench.rows.get(&id).filter(|_| *leaves).cloned() {
+                bench.queue.remove(&row);
+                bench.rows.remove(&id);
+            }
+        }
+        let told: BTreeMap<u64, u64> =
+            bench.rows.values().map(|row| (row.number, bench.queue.position(row))).collect();
+        let order = bench.order();
+        prop_assert_eq!(order.len(), told.len());
+        for (at, number) in order.iter().enumerate() {
+            prop_assert_eq!(told.get(number), Some(&(at as u64)), "{:?}", order);
+        }
+    }
+}
+
+#[test]
+fn a_job_that_rests_is_told_the_place_it_would_have_if_it_came_now() {
+    let mut bench = Bench::new(1);
+    (0..3).for_each(|_| drop(bench.submit(0, None)));
+    let resting = row(100, 0, None);
+    bench.queue.rest(&resting);
+    assert_eq!(bench.queue.position(&resting), 3);
+    assert!(bench.queue.wake(&resting, Rank::default()));
+    assert_eq!(bench.queue.position(&resting), 3);
+}

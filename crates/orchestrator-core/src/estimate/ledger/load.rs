@@ -61,8 +61,6 @@ pub(super) struct Line {
     pub sum: Sum,
     pub pushed: Work,
     pub taken: Work,
-    pub jobs_pushed: u64,
-    pub jobs_taken: u64,
 }
 
 /// Work that came in, in this window and in the one before.
