@@ -73,7 +73,13 @@ impl Clockwork {
 
     /// The wait, in microseconds, and the service of a job that is being admitted; with `reach`, of one
     /// that may not run everywhere. `opens`: whether a slot is free for it.
-    fn warm(&mut self, row: &JobRow, demands: Option<&Group>, opens: bool, now: Time) -> Option<(Work, Service)> {
+    fn warm(
+        &mut self,
+        row: &JobRow,
+        demands: Option<&Group>,
+        opens: bool,
+        now: Time,
+    ) -> Option<(Work, Service)> {
         let reach = demands.map(|demands| (demands, self.ledger.engines_for(row)));
         let slots = reach.as_ref().map(|(_, engines)| engines.values().sum::<u64>());
         if slots.is_none_or(|slots| slots == self.ledger.slots(&row.model)) {
@@ -174,7 +180,8 @@ impl Orchestrator {
     /// The first worker that will serve such a job: one that reads its model, else one that a pool was
     /// asked for, else the one that the job itself brings about.
     fn coming_for(&self, row: &JobRow, now: Time) -> Option<Coming> {
-        let first = |coming: Coming, other: Coming| if other.left_ms < coming.left_ms { other } else { coming };
+        let first =
+            |coming: Coming, other: Coming| if other.left_ms < coming.left_ms { other } else { coming };
         let loading = self.loading_for(row, now).reduce(first);
         let loading = loading.or_else(|| self.spawning_for(row, now).reduce(first));
         loading.or_else(|| {

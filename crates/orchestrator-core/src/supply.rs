@@ -26,8 +26,8 @@ use crate::time::Time;
 use crate::turn::Turn;
 use crate::worker::Worker;
 
-pub(crate) use demand::{misplaced, suits};
 use demand::{Blocked, Want};
+pub(crate) use demand::{misplaced, suits};
 use evict::Stop;
 use judge::Verdict;
 pub(crate) use keep::is_pinned;

@@ -112,7 +112,10 @@ fn what_readers_were_shown_counts_although_the_worker_never_says_a_word() {
     due_with_log(&mut world, 7);
     let row = world.brain.job(job(1)).expect("kept for a while").row;
     let end = row.end.expect("figures");
-    assert_eq!((row.status, end.tokens_out, end.stop_reason), (TaskStatus::Cancelled, 7, StopReason::Cancelled));
+    assert_eq!(
+        (row.status, end.tokens_out, end.stop_reason),
+        (TaskStatus::Cancelled, 7, StopReason::Cancelled)
+    );
     let row = world.brain.job(job(2)).expect("kept for a while").row;
     assert_eq!(row.error.expect("an error").code, ErrorCode::DeadlineExceeded);
     let session = world.brain.session(&TenantId::default(), &"chat".parse().expect("an id"), world.now);

@@ -342,6 +342,34 @@ fn readers_of_waiting_jobs_hear_how_the_queue_moves_once_a_second_and_nobody_els
 }
 
 #[test]
+fn a_place_in_the_queue_is_the_same_wherever_it_is_told() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    let in_session = |n, name: &str| Submission {
+        session_id: Some(name.parse().expect("an id")),
+        is_read: true,
+        ..submission(n)
+    };
+    (1..=4).for_each(|n| drop(world.event(Event::Submit(in_session(n, "long")))));
+    let step = world.event(Event::Submit(in_session(5, "short")));
+    let Answer::Accepted { queue_position, .. } = answer(&step) else { panic!("{step:?}") };
+    assert_eq!(queue_position, 1, "the sessions take turns");
+    let told = |step: &Step| -> Vec<u64> {
+        let news = step.actions.iter().filter_map(|action| match action {
+            Action::Publish { job_id, event: TaskEvent::Queued { queue_position, .. } }
+            | Action::PublishLive { job_id, event: TaskEvent::Queued { queue_position, .. } }
+                if *job_id == job(5) =>
+            {
+                Some(*queue_position)
+            }
+            _ => None,
+        });
+        news.collect()
+    };
+    assert_eq!((told(&step), told(&world.pass(1_000))), (vec![1], vec![1]));
+}
+
+#[test]
 fn a_worker_that_reads_its_model_is_waited_for_as_long_as_such_a_load_took() {
     let mut world = World::new();
     let load = |world: &mut World, name: &str, status| world.register(world::facts(name, 1), status, vec![]);
@@ -441,7 +469,8 @@ fn what_a_well_known_rate_refuses_is_tried_from_time_to_time_and_let_in_when_it_
     end_run(&mut world, probe);
     world.beat("w1", vec![]);
     for n in 5..60 {
-        let run = opened(&world.event(Event::Submit(in_ten_seconds(n)))).pop().expect("each lets the next in");
+        let run =
+            opened(&world.event(Event::Submit(in_ten_seconds(n)))).pop().expect("each lets the next in");
         end_run(&mut world, run);
         world.beat("w1", vec![]);
     }

@@ -579,7 +579,11 @@ fn a_spawn_that_is_never_answered_is_called_off_and_no_second_one_is_asked_for_b
     assert!(why.contains("did not say within 30 s what became of the worker"), "{why}");
     let step = world.pass(19_000);
     assert!(spawned(&step).is_empty() && killed(&step).is_empty());
-    assert_eq!(killed(&world.pass(1_000)), std::slice::from_ref(&worker), "the stop is asked for again as well");
+    assert_eq!(
+        killed(&world.pass(1_000)),
+        std::slice::from_ref(&worker),
+        "the stop is asked for again as well"
+    );
     pools.stopped(&mut world, &worker);
     assert!(world.spawns.is_empty());
     let step = world.pass(2_000);

@@ -191,7 +191,10 @@ mod tests {
             assert!(left(500).p50 < 600 && left(500).p50 >= 500, "{:?}", left(500));
             for spent in [1_000, 2_000, 10_000, 1_000_000, u64::MAX / 4] {
                 let eta = left(spent);
-                assert!(eta.p50 >= spent / 10 && eta.p90 >= spent / 3 && eta.p90 >= eta.p50, "{spent}: {eta:?}");
+                assert!(
+                    eta.p50 >= spent / 10 && eta.p90 >= spent / 3 && eta.p90 >= eta.p50,
+                    "{spent}: {eta:?}"
+                );
             }
         }
         assert_eq!(remaining(Eta { p50: 0, p90: 0 }, 0).p50, 1, "nobody ends this very instant");

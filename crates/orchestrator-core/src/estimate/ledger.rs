@@ -207,7 +207,8 @@ impl Ledger {
         for (kind, slots) in load.kinds.iter().filter(|(kind, _)| kind.meets(row)) {
             *engines.entry(&kind.engine).or_default() += slots;
         }
-        let avoided: BTreeSet<WorkerId> = row.placement.avoid.iter().filter_map(|name| name.parse().ok()).collect();
+        let avoided: BTreeSet<WorkerId> =
+            row.placement.avoid.iter().filter_map(|name| name.parse().ok()).collect();
         for serving in avoided.iter().filter_map(meets) {
             take_slots(&mut engines, &&serving.kind.engine, serving.slots);
         }

@@ -56,7 +56,8 @@ fn a_wait_is_what_lies_ahead_over_the_slots() {
     assert_eq!(ledger.wait_of_new("m", &asked(Interactive, &own), None), Some(0), "a slot is free");
     ledger.put_running(job(1), "m", run(2 * SECOND));
     ledger.put_running(job(2), "m", run(4 * SECOND));
-    let wait = |ledger: &mut Ledger, class, tenant: &TenantId| ledger.wait_of_new("m", &asked(class, tenant), None);
+    let wait =
+        |ledger: &mut Ledger, class, tenant: &TenantId| ledger.wait_of_new("m", &asked(class, tenant), None);
     assert_eq!(wait(&mut ledger, Interactive, &own), Some(3 * SECOND / 2), "3 s are left on average");
     ledger.put_waiting(job(3), "m", Interactive, &own, None, Some(5 * SECOND));
     ledger.put_waiting(job(4), "m", Interactive, &own, None, None);
@@ -90,7 +91,8 @@ fn a_run_over_its_time_has_the_more_left_the_longer_it_has_lasted() {
     ledger.put_worker(&facts(1, 1), 1);
     ledger.put_running(job(1), "m", run(10 * SECOND));
     ledger.put_waiting(job(2), "m", Priority::Interactive, &own, None, Some(SECOND));
-    let left = |ledger: &Ledger, seconds| ledger.wait_of(job(2), SECOND, None, seconds * SECOND).expect("it waits");
+    let left =
+        |ledger: &Ledger, seconds| ledger.wait_of(job(2), SECOND, None, seconds * SECOND).expect("it waits");
     let told = |ledger: &Ledger| [0, 5, 8, 10, 20, 100].map(|at| left(ledger, at) / (SECOND / 2));
     let halves = [20, 10, 4, 5, 10, 50];
     assert_eq!(told(&ledger), halves, "it shrinks, and grows once the run shows no sign of ending");

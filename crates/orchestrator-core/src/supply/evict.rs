@@ -27,8 +27,8 @@ use std::collections::BTreeSet;
 use api_types::{ErrorCode, ErrorDetail, PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
 
-use super::{Supply, is_pinned};
 use super::look::Resident;
+use super::{Supply, is_pinned};
 use crate::event::PoolRoom;
 use crate::orchestrator::Orchestrator;
 use crate::policy::{LeastLoaded, PolicyLog};

@@ -164,7 +164,8 @@ impl ModelLoad {
         }
         let everything = self.wait(asked, own)?;
         let alike = |class: &ClassLoad| class.restricted.get(reach.demands).map_or(0, |s| s.size(asked.work));
-        let (mut same, mut all) = (alike(self.class(asked.class)), self.class(asked.class).sum.size(asked.work));
+        let (mut same, mut all) =
+            (alike(self.class(asked.class)), self.class(asked.class).sum.size(asked.work));
         if asked.class == Priority::Batch {
             same = same.saturating_add(alike(&self.interactive));
             all = all.saturating_add(self.interactive.sum.size(asked.work));
