@@ -94,3 +94,30 @@ async fn in_time(
         Err(error)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pool_that_never_answers_is_given_up_and_its_command_ends() {
+        let pool = PoolRow {
+            pool_id: "mac".parse().expect("an id"),
+            address: None,
+            repo_dir: None,
+            draining: false,
+        };
+        let (held, mut released) = tokio::sync::oneshot::channel::<()>();
+        let asked = async move {
+            let _held = held;
+            std::future::pending().await
+        };
+        let error = in_time(Duration::from_millis(1), &pool, "start a worker", asked).await.err();
+        let error = error.expect("it is over");
+        assert_eq!((error.code, error.retriable), (ErrorCode::SpawnTimeout, true));
+        assert!(error.message.contains("`mac` did not start a worker"), "{}", error.message);
+        assert!(
+            released.try_recv().is_err_and(|end| end == tokio::sync::oneshot::error::TryRecvError::Closed)
+        );
+    }
+}

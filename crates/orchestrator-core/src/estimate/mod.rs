@@ -3,7 +3,8 @@
 //! [`Rates`] learns how fast which model runs where and how much it says. The ledger sums the work
 //! that lies ahead, so that a wait is a question of O(log n). Both give an expectation;
 //! [`Calibration`] turns it into a range by how far earlier expectations were off. What nothing is
-//! known of has no estimate: none is ever made up.
+//! known of has no estimate: no rate is ever made up. Only how long a worker takes to start is assumed
+//! where it was never seen, and nothing is refused on that.
 
 mod calibration;
 pub(crate) mod ledger;
