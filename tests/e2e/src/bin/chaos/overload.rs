@@ -106,7 +106,7 @@ async fn fleet() -> Cluster {
     .await;
     for _ in 0..WORKERS {
         let model = Some(format!("fake:fake-bee?seed=7&pace_ms={PACE_MS}&context=2048"));
-        cluster.add_worker(WorkerOptions { slots: Some(SLOTS), model, context: None }).await;
+        cluster.add_worker(WorkerOptions { slots: Some(SLOTS), model, ..WorkerOptions::default() }).await;
     }
     cluster
 }
