@@ -16,6 +16,7 @@ use tokio::runtime;
 use tokio::task::AbortHandle;
 
 use self::acknowledge::Acknowledgements;
+pub use self::pools::PoolLimits;
 use crate::driver::Handle;
 use crate::metrics::Metrics;
 use crate::pool_directory::PoolDirectory;
@@ -37,6 +38,8 @@ pub struct Actions {
     pub pools: PoolDirectory,
     /// How long a worker may be silent.
     pub limits: StallLimits,
+    /// How long a pool may take.
+    pub pool_limits: PoolLimits,
     /// What is counted.
     pub metrics: Metrics,
     relays: Arc<Mutex<HashMap<JobId, RunningRelay>>>,
@@ -60,6 +63,7 @@ impl Actions {
         subscribers: Subscribers,
         pools: PoolDirectory,
         limits: StallLimits,
+        pool_limits: PoolLimits,
         metrics: Metrics,
     ) -> Self {
         let workers = WorkerHttp::default();
@@ -70,6 +74,7 @@ impl Actions {
             workers,
             pools,
             limits,
+            pool_limits,
             metrics,
             relays: Arc::default(),
             acknowledgements: Acknowledgements::default(),

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::home_lock::HomeLock;
-use crate::actions::Actions;
+use crate::actions::{Actions, PoolLimits};
 use crate::config::{Config, Token};
 use crate::driver::{self, Driver, Handle};
 use crate::http::{App, Entrance, Guard, Parts, listener};
@@ -168,6 +168,7 @@ impl Server {
             subscribers.clone(),
             pools.clone(),
             config.stalls,
+            PoolLimits::of(&config.settings.supply),
             metrics.clone(),
         );
         let history = History::new(store.path().to_owned());

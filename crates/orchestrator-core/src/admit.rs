@@ -36,8 +36,12 @@ impl Orchestrator {
     fn let_in(&mut self, row: &mut JobRow, turn: &mut Turn) -> Result<(), ErrorDetail> {
         self.ask_admission(row, turn)?;
         if row.not_before.is_some() {
+            let binds = row.eta.is_none_or(|forecast| forecast.binding);
             row.eta = self.forecast(row, turn.now);
-            self.check_deadline(row)?;
+            if let Some(forecast) = &mut row.eta {
+                forecast.binding &= binds;
+            }
+            self.check_deadline(row, turn.now)?;
         }
         self.make_room(row, turn)
     }
@@ -77,7 +81,7 @@ impl Orchestrator {
         self.check_capacity(&row, now)?;
         self.sessions.check(&self.settings.sessions, &row, tokens, now)?;
         row.eta = self.forecast(&row, now);
-        self.check_deadline(&row)?;
+        self.check_deadline(&mut row, now)?;
         Ok(row)
     }
 
@@ -124,7 +128,6 @@ impl Orchestrator {
 
     fn admit(&mut self, request: RequestId, row: JobRow, turn: &mut Turn) {
         self.last_number = row.number;
-        let queue_position = self.queue.before_new(&row.model, row.priority, &row.tenant, &row.session_id);
         let (job_id, row_eta) = (row.job_id, row.eta.map(|forecast| forecast.eta));
         self.note_arrival(&row, turn.now);
         self.memory.admit(&row);
@@ -136,15 +139,16 @@ impl Orchestrator {
             turn.write(Write::InsertJob(job.row.clone()));
         }
         self.open_session(&job, turn);
+        turn.jobs_touched.insert(job_id);
+        turn.to_place.insert(job.row.model.clone());
+        self.jobs.insert(job_id, Box::new(job));
+        self.join_queue(job_id, turn);
+        let queue_position = self.jobs.get(&job_id).map_or(0, |job| self.queue.position(&job.row));
         turn.act(Action::Publish {
             job_id,
             event: TaskEvent::Queued { job_id, queue_position, eta_ms: row_eta },
         });
-        turn.jobs_touched.insert(job_id);
-        turn.to_place.insert(job.row.model.clone());
         turn.submitted = Some(Submitted { request, job_id, queue_position });
-        self.jobs.insert(job_id, Box::new(job));
-        self.join_queue(job_id, turn);
     }
 }
 

@@ -18,6 +18,10 @@ pub(crate) enum Subject {
     LiveReaders,
     /// Jobs wait for capacity, and it is time to look again.
     Supply,
+    /// A pool has not answered a stop.
+    Stops,
+    /// What was learnt has not been written for long enough.
+    Learnt,
 }
 
 /// At most one alarm per subject.

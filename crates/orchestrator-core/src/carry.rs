@@ -105,8 +105,13 @@ impl Job {
 }
 
 impl Orchestrator {
-    /// What a lost run left in its job's log; the next attempt goes on from there.
+    /// What a lost run left in its job's log; the next attempt goes on from there, or the job ends with
+    /// that.
     pub(crate) fn salvaged(&mut self, run: &RunKey, kept: &Kept, turn: &mut Turn) {
+        let job = self.jobs.get(&run.job_id).filter(|job| job.ending.is_some());
+        if job.is_some_and(|job| job.last_run().as_ref() == Some(run)) {
+            return self.shown_counted(run.job_id, kept.tokens, turn);
+        }
         let waits = |job: &&mut Box<Job>| job.is_queued() && job.last_run().as_ref() == Some(run);
         let Some(job) = self.jobs.get_mut(&run.job_id).filter(waits) else {
             return turn.drop_stale("salvaged");

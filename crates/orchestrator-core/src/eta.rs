@@ -10,17 +10,28 @@ use api_types::{ErrorCode, ErrorDetail, JobId, WorkerId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::estimate::ledger::{Asked, Ledger, Running, Work};
-use crate::estimate::{Basis, Engine, Estimates, Forecast, Size, Unsaved, cut_off_after};
+use crate::estimate::ledger::{Asked, Ledger, Reach, Running, Work};
+use crate::estimate::{
+    Basis, Engine, Estimates, Forecast, Service, Size, Took, Unsaved, cut_off_after, remaining,
+};
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
+use crate::queue::Group;
 use crate::row::JobRow;
 use crate::step::Write;
+use crate::supply::{misplaced, suits};
 use crate::time::Time;
 use crate::turn::Turn;
 
 /// The longest time after which a job that was refused is asked to try again, in ms.
 const LONGEST_RETRY_MS: u64 = 60_000;
+
+/// A worker that takes longer than expected needs this part of what it took so far once more.
+const LATE_SHARE: u64 = 4;
+/// What is assumed of a worker's start that was never seen, in ms and in bytes per ms.
+const PRIOR_START_MS: u64 = 3_000;
+const PRIOR_BYTES_PER_MS: u64 = 300_000;
+const PRIOR_UNKNOWN_MS: u64 = 30_000;
 
 /// What the brain knows about time.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -49,103 +60,167 @@ impl Clockwork {
     }
 
     /// Learns how long a worker of `model` on `pool` took to be ready.
-    pub fn note_load(&mut self, model: &str, pool: &str, ms: u64) {
+    pub fn note_load(&mut self, model: &str, pool: &str, ms: u64, now: Time) {
+        self.unsaved.note(now);
         self.learnt.rates.note_load(model, pool, ms);
     }
 
     /// Learns how long it took from asking `pool` for a worker of `model` to its readiness.
-    pub fn note_spawn(&mut self, model: &str, pool: &str, ms: u64) {
+    pub fn note_spawn(&mut self, model: &str, pool: &str, ms: u64, now: Time) {
+        self.unsaved.note(now);
         self.learnt.rates.note_spawn(model, pool, ms);
     }
 
-    /// When a worker that reads its model will have done so, where such loads were seen before.
-    fn ready_at(&self, loading: &Loading) -> Option<Time> {
-        let load_ms = self.learnt.rates.load_ms(&loading.engine.model, &loading.pool)? as u64;
-        Some(loading.since + load_ms)
-    }
-
-    /// The wait, in microseconds, and the service, in milliseconds, of a job that has to wait for a
-    /// worker of so many slots until `ready_at`.
-    fn after(
-        &self,
-        ready_at: Time,
-        engine: &Engine,
-        slots: u64,
+    /// The wait, in microseconds, and the service of a job that is being admitted; with `reach`, of one
+    /// that may not run everywhere. `opens`: whether a slot is free for it.
+    fn warm(
+        &mut self,
         row: &JobRow,
+        demands: Option<&Group>,
+        opens: bool,
         now: Time,
-    ) -> Option<(Work, f64, Basis)> {
-        let full = u32::try_from(slots).unwrap_or(u32::MAX);
-        let (service_ms, basis) = self.learnt.rates.service_ms(engine, size(row), full)?;
-        let work = micros(service_ms);
-        let asked = Asked { class: row.priority, tenant: &row.tenant, work, now: at(now) };
-        let ahead = self.ledger.ahead_of_new(&row.model, &asked) / slots.max(1);
-        Some((ready_at.since(now) * 1_000 + ahead, service_ms, basis))
+    ) -> Option<(Work, Service)> {
+        let reach = demands.map(|demands| (demands, self.ledger.engines_for(row)));
+        let slots = reach.as_ref().map(|(_, engines)| engines.values().sum::<u64>());
+        if slots.is_none_or(|slots| slots == self.ledger.slots(&row.model)) {
+            let busy = self.ledger.is_busy(&row.model, row.priority);
+            let service = self.service(row, self.ledger.engines(&row.model), busy)?;
+            let wait = self.ledger.wait_of_new(&row.model, &asked(row, service, now), None)?;
+            return Some((wait, service));
+        }
+        let (demands, engines) = reach?;
+        let service = self.service(row, engines.into_iter(), !opens)?;
+        let reach = Reach { demands, slots: slots? };
+        let wait = self.ledger.wait_of_new(&row.model, &asked(row, service, now), Some(&reach))?;
+        Some((if opens { 0 } else { wait }, service))
     }
 
-    /// The wait, in microseconds, and the service, in milliseconds, of a job that is being admitted.
-    fn warm(&mut self, row: &JobRow, now: Time) -> Option<(Work, f64, Basis)> {
-        let busy = self.ledger.is_busy(&row.model, row.priority);
-        let load = self.ledger.load_of_next(&row.model, busy);
-        let (service_ms, basis) = self.service_ms(row, load)?;
-        let asked =
-            Asked { class: row.priority, tenant: &row.tenant, work: micros(service_ms), now: at(now) };
-        let wait = self.ledger.wait_of_new(&row.model, &asked)?;
-        Some((wait, service_ms, basis))
-    }
-
-    /// Expected milliseconds of an attempt on whatever serves the model, weighted by slots.
-    fn service_ms(&self, row: &JobRow, load: u32) -> Option<(f64, Basis)> {
-        let (mut weight, mut sum, mut worst) = (0.0, 0.0, Basis::Exact);
-        for (engine, slots) in self.ledger.engines(&row.model) {
-            if let Some((ms, basis)) = self.learnt.rates.service_ms(engine, size(row), load) {
+    /// An attempt on whatever may take it, weighted by slots; known as well as on the engine that least
+    /// is known of.
+    fn service<'a>(
+        &self,
+        row: &JobRow,
+        engines: impl Iterator<Item = (&'a Engine, u64)>,
+        waits: bool,
+    ) -> Option<Service> {
+        let load = self.ledger.load_of_next(&row.model, waits);
+        let (mut weight, mut sum) = (0.0, 0.0);
+        let mut known = Service { ms: 0.0, basis: Basis::Exact, runs: u32::MAX };
+        for (engine, slots) in engines {
+            if let Some(on_this) = self.learnt.rates.service(engine, size(row), load) {
                 weight += slots as f64;
-                sum += ms * slots as f64;
-                worst = worst.max(basis);
+                sum += on_this.ms * slots as f64;
+                known.basis = known.basis.max(on_this.basis);
+                known.runs = known.runs.min(on_this.runs);
             }
         }
-        (weight > 0.0).then(|| (sum / weight, worst))
+        (weight > 0.0).then(|| Service { ms: sum / weight, ..known })
+    }
+}
+
+/// A worker that is to come.
+struct Coming {
+    /// Milliseconds until it is ready.
+    left_ms: u64,
+    engine: Engine,
+    slots: u64,
+    /// What that is known from.
+    took: Took,
+}
+
+impl Coming {
+    fn of(engine: Engine, slots: u64, took: Took, lasted_ms: u64) -> Self {
+        // Who is late is not expected this very instant.
+        let left_ms = (took.ms as u64).saturating_sub(lasted_ms).max(lasted_ms / LATE_SHARE);
+        Self { left_ms, engine, slots: slots.max(1), took }
     }
 }
 
 impl Orchestrator {
-    /// When a job that is being admitted may end. `None` when nothing like it was seen, when no
-    /// worker serves its model or is about to, or when it may not run on all that do.
+    /// When a job that is being admitted may end, counted over the workers that may take it. `None` when
+    /// nothing like it was seen, or no worker that may take it serves or is in sight.
     pub(crate) fn forecast(&mut self, row: &JobRow, now: Time) -> Option<Forecast> {
-        if is_restricted(row) || self.registry.openings().is_too_long_for_some(row) {
-            return None;
-        }
-        let warm = self.clockwork.warm(row, now);
-        let (wait, service_ms, basis) = warm.or_else(|| self.cold(row, now))?;
+        let demands = self.demands(row);
+        let opens = demands.is_some() && self.has_opening_for(row, now);
+        let warm = self.clockwork.warm(row, demands.as_ref(), opens, now);
+        let (wait, service) = warm.or_else(|| self.cold(row, None, now))?;
         let held_ms = row.not_before.map_or(0, |at| at.since(now));
         let mut forecast = Forecast {
             held_ms,
             // What lies ahead now is worked on while the job is held.
             wait_ms: (wait / 1_000).saturating_sub(held_ms),
-            service_ms: service_ms.round() as u64,
-            basis,
+            service_ms: service.ms.round() as u64,
+            basis: service.basis,
+            binding: service.is_believed(),
             eta: Eta { p50: 0, p90: 0 },
         };
         forecast.eta = self.clockwork.learnt.calibration.range(row.priority, &forecast).0;
         Some(forecast)
     }
 
-    /// The wait and the service of a job whose model no worker serves yet: on the one that reads it
-    /// and will be ready first, else on the one that a pool was asked for. Before either is known to
-    /// come, nothing is known.
-    fn cold(&self, row: &JobRow, now: Time) -> Option<(Work, f64, Basis)> {
-        let clockwork = &self.clockwork;
-        let of_model = clockwork.loading.values().filter(|loading| loading.engine.model == row.model);
-        let loading = of_model.filter_map(|loading| Some((clockwork.ready_at(loading)?, loading)));
-        if let Some((ready_at, first)) = loading.min_by_key(|(ready_at, _)| *ready_at) {
-            return clockwork.after(ready_at, &first.engine, first.slots, row, now);
-        }
-        let coming = self.coming(&row.model).filter_map(|(backend, pool, asked_at)| {
-            let spawn_ms = clockwork.learnt.rates.spawn_ms(&row.model, pool.as_str())? as u64;
-            Some((asked_at + spawn_ms, backend))
+    /// What keeps a job from some worker of its model.
+    fn demands(&self, row: &JobRow) -> Option<Group> {
+        Group::restricting(row, self.registry.openings().is_too_long_for_some(row))
+    }
+
+    /// The wait and the service of a job that no worker serves yet: on the one that will be ready first
+    /// of those that may take it. `work`: of one that waits already.
+    fn cold(&self, row: &JobRow, work: Option<Work>, now: Time) -> Option<(Work, Service)> {
+        let coming = self.coming_for(row, now)?;
+        let full = u32::try_from(coming.slots).unwrap_or(u32::MAX);
+        let service = self.clockwork.learnt.rates.service(&coming.engine, size(row), full)?;
+        let ledger = &self.clockwork.ledger;
+        let ahead = match work {
+            Some(work) => ledger.ahead_of(row.job_id, work, at(now))?,
+            None => ledger.ahead_of_new(&row.model, &asked(row, service, now)),
+        };
+        Some((coming.left_ms * 1_000 + ahead / coming.slots, service.after(coming.took)))
+    }
+
+    /// The first worker that will serve such a job: one that reads its model, else one that a pool was
+    /// asked for, else the one that the job itself brings about.
+    fn coming_for(&self, row: &JobRow, now: Time) -> Option<Coming> {
+        let first =
+            |coming: Coming, other: Coming| if other.left_ms < coming.left_ms { other } else { coming };
+        let loading = self.loading_for(row, now).reduce(first);
+        let loading = loading.or_else(|| self.spawning_for(row, now).reduce(first));
+        loading.or_else(|| {
+            let wished = self.wished_for(row, now)?;
+            let took = self.spawn_takes(&row.model, wished.pool_id.as_str(), wished.weights);
+            let engine = Engine { backend: wished.backend, model: row.model.clone(), ..Engine::unknown() };
+            let coming = Coming::of(engine, wished.slots, took, 0);
+            Some(Coming { left_ms: coming.left_ms + wished.from.since(now), ..coming })
+        })
+    }
+
+    fn loading_for(&self, row: &JobRow, now: Time) -> impl Iterator<Item = Coming> {
+        let loading = self.clockwork.loading.iter().filter(|(_, loading)| loading.engine.model == row.model);
+        loading.filter_map(move |(worker_id, loading)| {
+            let worker = self.registry.get(worker_id).filter(|worker| suits(row, worker).is_none())?;
+            let known = self.clockwork.learnt.rates.load(&loading.engine.model, &loading.pool);
+            let facts = &worker.row.facts;
+            let took = known.unwrap_or_else(|| prior(Some(facts.ram_bytes.max(facts.vram_bytes))));
+            Some(Coming::of(loading.engine.clone(), loading.slots, took, now.since(loading.since)))
+        })
+    }
+
+    fn spawning_for(&self, row: &JobRow, now: Time) -> impl Iterator<Item = Coming> {
+        let named = row.placement.worker.is_some();
+        let coming = self.coming(&row.model).filter(move |(backend, pool, _)| {
+            !named && misplaced(&row.placement, Some(pool), Some(backend)).is_none()
         });
-        let (ready_at, backend) = coming.min()?;
-        let engine = Engine { backend: backend.to_owned(), model: row.model.clone(), ..Engine::unknown() };
-        clockwork.after(ready_at, &engine, 1, row, now)
+        coming.map(move |(backend, pool, asked_at)| {
+            let took = self.spawn_takes(&row.model, pool.as_str(), None);
+            let engine =
+                Engine { backend: backend.to_owned(), model: row.model.clone(), ..Engine::unknown() };
+            Coming::of(engine, 1, took, now.since(asked_at))
+        })
+    }
+
+    /// How long it takes from the wish for a worker until it is ready.
+    fn spawn_takes(&self, model: &str, pool: &str, weights: Option<u64>) -> Took {
+        let rates = &self.clockwork.learnt.rates;
+        rates.spawn(model, pool).or_else(|| rates.load(model, pool)).unwrap_or_else(|| prior(weights))
     }
 
     /// Counts an admitted job as work that came in. One that is held comes when its hold ends.
@@ -160,7 +235,7 @@ impl Orchestrator {
     }
 
     /// When a living job may end, in milliseconds from now. Waiting: from what still lies ahead of
-    /// it. Handed out: what is left of the service.
+    /// it. Handed out: what is left of the service, given how long it has lasted.
     pub fn eta(&self, job_id: JobId, now: Time) -> Option<Eta> {
         let row = &self.jobs.get(&job_id)?.row;
         let told = row.eta.as_ref()?;
@@ -169,65 +244,70 @@ impl Orchestrator {
         let forecast = if self.jobs.get(&job_id)?.is_held() {
             Forecast { held_ms, ..*told }
         } else if row.status == TaskStatus::Queued {
-            let wait = self.clockwork.ledger.wait_of(job_id, told.service_ms * 1_000, at(now))?;
+            let ledger = &self.clockwork.ledger;
+            let work = told.service_ms * 1_000;
+            let reach = self.demands(row).map(|_| ledger.engines_for(row).values().sum());
+            let wait = ledger.wait_of(job_id, work, reach, at(now));
+            let wait = wait.or_else(|| Some(self.cold(row, Some(work), now)?.0))?;
             Forecast { held_ms, wait_ms: (wait / 1_000).saturating_sub(held_ms), ..*told }
         } else {
             let service_ms = self.clockwork.ledger.running(job_id)?.service_ms? as u64;
             Forecast { held_ms: 0, wait_ms: 0, service_ms, ..*told }
         };
         let range = calibration.range(row.priority, &forecast).0;
-        let spent = match row.status {
-            TaskStatus::Queued => 0,
-            TaskStatus::Dispatched
-            | TaskStatus::Running
-            | TaskStatus::Completed
-            | TaskStatus::Failed
-            | TaskStatus::Cancelled => {
-                row.attempt.as_ref().map_or(0, |attempt| now.since(attempt.dispatched_at))
-            }
-        };
-        Some(Eta { p50: range.p50.saturating_sub(spent), p90: range.p90.saturating_sub(spent) })
+        let attempt = row.attempt.as_ref().filter(|_| row.status != TaskStatus::Queued);
+        Some(attempt.map_or(range, |attempt| remaining(range, now.since(attempt.dispatched_at))))
     }
 
     /// Refuses a job whose estimated end misses its deadline. An unknown estimate admits, and so
-    /// does one that rests on other models.
+    /// does one that is not binding. What the rates alone speak against is let through from time to
+    /// time as a probe, whose estimate binds nobody: see [`Probes`](crate::estimate::Probes).
     ///
     /// # Errors
     /// `DEADLINE_UNMET` with the estimate.
-    pub(crate) fn check_deadline(&self, row: &JobRow) -> Result<(), ErrorDetail> {
+    pub(crate) fn check_deadline(&mut self, row: &mut JobRow, now: Time) -> Result<(), ErrorDetail> {
         let Some(deadline) = row.deadline else { return Ok(()) };
         let given_ms = deadline.since(row.submitted_at);
         if let Some(until) = row.not_before.filter(|until| *until >= deadline) {
             return Err(held_too_long(given_ms, until.since(row.submitted_at)));
         }
-        let Some(forecast) = &row.eta else { return Ok(()) };
+        let Some(forecast) = row.eta.as_mut().filter(|forecast| forecast.binding) else { return Ok(()) };
         let (eta, calibrated) = self.clockwork.learnt.calibration.range(row.priority, forecast);
         let (needed_ms, by) = if calibrated { (eta.p90, "p90") } else { (eta.p50, "p50") };
-        if forecast.basis == Basis::Backend || needed_ms <= given_ms {
+        if needed_ms <= given_ms {
             return Ok(());
         }
         let error = deadline_unmet(given_ms, eta, by, self.queue.len());
         let working_ms = needed_ms.saturating_sub(forecast.held_ms);
         let alone_ms =
             forecast.held_ms + working_ms.saturating_mul(forecast.service_ms) / forecast.expected_ms();
-        if alone_ms > given_ms {
+        if alone_ms <= given_ms {
+            // It is the queue that is too long: once that much of it is done, the same request fits.
+            let error = error.with_retry_after_ms((needed_ms - given_ms).min(LONGEST_RETRY_MS));
+            return Err(ErrorDetail { retriable: true, ..error });
+        }
+        if forecast.held_ms.saturating_add(forecast.wait_ms) >= given_ms {
+            // It would not even begin, and teach nothing.
             return Err(error);
         }
-        // It is the queue that is too long: once that much of it is done, the same request fits.
-        let error = error.with_retry_after_ms((needed_ms - given_ms).min(LONGEST_RETRY_MS));
-        Err(ErrorDetail { retriable: true, ..error })
+        self.clockwork.unsaved.note(now);
+        let is_probe = self.clockwork.learnt.probes.ask(&row.model, given_ms, now);
+        forecast.binding &= !is_probe;
+        if is_probe { Ok(()) } else { Err(error) }
     }
 
     /// Whether a waiting job could not end before its deadline even if it were handed out now and
     /// were faster than nineteen in twenty.
     pub(crate) fn too_late(&self, row: &JobRow, now: Time) -> Option<ErrorDetail> {
-        let (deadline, forecast) = (row.deadline?, row.eta.as_ref()?);
-        if forecast.basis == Basis::Backend {
-            return None;
-        }
+        let (deadline, forecast) = (row.deadline?, row.eta.as_ref().filter(|forecast| forecast.binding)?);
         let fastest = self.clockwork.learnt.calibration.fastest(row.priority);
         let needed_ms = (forecast.service_ms as f64 * fastest) as u64;
         (deadline.since(now) < needed_ms).then(|| cannot_be_kept(row, deadline, needed_ms, now))
+    }
+
+    /// Notes what time has made of the runs that a waiting job waits for.
+    pub(crate) fn pass_time(&mut self, job_id: JobId, now: Time) {
+        self.clockwork.ledger.pass_time(job_id, at(now));
     }
 
     /// Brings the sums up to date with what the turn touched, and learns from what ended.
@@ -239,9 +319,15 @@ impl Orchestrator {
             self.account_job(*job_id, turn.now);
             self.follow_live(*job_id);
         }
-        if !turn.step.writes.is_empty() && self.clockwork.unsaved.is_due(turn.now) {
+        if self.clockwork.unsaved.is_due(!turn.step.writes.is_empty(), turn.now) {
             turn.write(Write::PutEstimates(Box::new(self.clockwork.learnt.clone())));
         }
+    }
+
+    /// What was learnt since it was last written, to be written at an orderly stop.
+    pub fn unsaved_estimates(&self) -> Option<Write> {
+        let learnt = &self.clockwork.learnt;
+        self.clockwork.unsaved.any().then(|| Write::PutEstimates(Box::new(learnt.clone())))
     }
 
     fn account_worker(&mut self, worker_id: &WorkerId, now: Time) {
@@ -263,12 +349,13 @@ impl Orchestrator {
         } else if let Some(loading) = self.clockwork.loading.remove(worker_id)
             && state == WorkerState::Ready
         {
-            self.clockwork.note_load(&loading.engine.model, &loading.pool, now.since(loading.since));
+            let took_ms = now.since(loading.since);
+            self.clockwork.note_load(&loading.engine.model, &loading.pool, took_ms, now);
         }
     }
 
     fn account_job(&mut self, job_id: JobId, now: Time) {
-        let Some(job) = self.jobs.get(&job_id) else { return self.account_ended(job_id) };
+        let Some(job) = self.jobs.get(&job_id) else { return self.account_ended(job_id, now) };
         match job.row.status {
             // Until its hold ends it is in nobody's way.
             TaskStatus::Queued if job.is_held() => {}
@@ -276,7 +363,9 @@ impl Orchestrator {
             TaskStatus::Queued => {
                 let row = &job.row;
                 let work = row.eta.as_ref().map(|forecast| forecast.service_ms * 1_000);
-                self.clockwork.ledger.put_waiting(job_id, &row.model, row.priority, &row.tenant, work);
+                let demands = self.demands(row);
+                let ledger = &mut self.clockwork.ledger;
+                ledger.put_waiting(job_id, &row.model, row.priority, &row.tenant, demands, work);
             }
             TaskStatus::Dispatched | TaskStatus::Running => {
                 if self.clockwork.ledger.running(job_id).is_none() {
@@ -296,43 +385,55 @@ impl Orchestrator {
         let rates = &self.clockwork.learnt.rates;
         let serving = attempt.and_then(|attempt| self.clockwork.ledger.engine(&attempt.worker_id));
         let service = match (serving, worker) {
-            (Some(engine), _) => rates.service_ms(engine, size(&job.row), load),
+            (Some(engine), _) => rates.service(engine, size(&job.row), load),
             // After a restart it has not been heard of, and runs all the same.
-            (None, Some(worker)) => rates.service_ms(&Engine::of(&worker.row.facts), size(&job.row), load),
+            (None, Some(worker)) => rates.service(&Engine::of(&worker.row.facts), size(&job.row), load),
             (None, None) => None,
         };
-        let service = service.map(|(ms, _)| ms);
+        let service = service.map(|service| service.ms);
         let began = attempt.map_or(now, |attempt| attempt.dispatched_at);
-        Running { end: service.map(|ms| at(began) + micros(ms)), service_ms: service, load }
+        let began = at(began);
+        Running { began, end: service.map(|ms| began + micros(ms)), service_ms: service, load }
     }
 
-    fn account_ended(&mut self, job_id: JobId) {
+    fn account_ended(&mut self, job_id: JobId, now: Time) {
         let run = self.clockwork.ledger.remove(job_id);
         if let Some(row) = self.memory.job(job_id) {
-            learn(&mut self.clockwork, row, run, |id| {
+            let learnt = learn(&mut self.clockwork, row, run, |id| {
                 self.registry.get(id).map(|worker| (&worker.row.facts, worker.slots_busy() + 1))
             });
+            if learnt {
+                self.clockwork.unsaved.note(now);
+            }
         }
     }
 }
 
 /// What the end of a job teaches: rates by what its worker reported, ranges by how long it took.
+/// Returns whether it teaches anything.
 fn learn<'a>(
     clockwork: &mut Clockwork,
     row: &JobRow,
     run: Option<Running>,
     worker: impl Fn(&WorkerId) -> Option<(&'a WorkerFacts, u32)>,
-) {
-    let Clockwork { learnt, ledger, unsaved, .. } = clockwork;
+) -> bool {
+    let Clockwork { learnt, ledger, .. } = clockwork;
     let trusted = row.eta.as_ref().filter(|forecast| forecast.basis < Basis::Backend);
     if row.status != TaskStatus::Completed {
-        if let (Some(forecast), Some(bound)) = (trusted, cut_off_after(row)) {
+        let Some(bound) = cut_off_after(row) else { return false };
+        if let Some(forecast) = trusted {
             learnt.calibration.note_at_least(row.priority, forecast, bound);
         }
-        return;
+        if let (Some(run), Some(attempt)) = (run, &row.attempt)
+            && let Some(engine) = ledger.engine(&attempt.worker_id)
+        {
+            learnt.rates.note_cut(engine, size(row), run.load);
+        }
+        return true;
     }
-    let (Some(end), Some(attempt), Some(ended_at)) = (&row.end, &row.attempt, row.ended_at) else { return };
-    unsaved.note();
+    let (Some(end), Some(attempt), Some(ended_at)) = (&row.end, &row.attempt, row.ended_at) else {
+        return false;
+    };
     let attempt_ms = ended_at.since(attempt.dispatched_at);
     // The tokens of a run that was carried on are those of several workers, its times of the last.
     let alone = row.carried.is_none();
@@ -343,19 +444,37 @@ fn learn<'a>(
             None => learnt.rates.note_run(&Engine::of(facts), size(row), end, attempt_ms, load),
         }
     }
+    if was_belied(row, ended_at) {
+        learnt.probes.open(&row.model);
+    }
     if let Some(forecast) = trusted {
         learnt.calibration.note_end(row.priority, forecast, ended_at.since(row.submitted_at));
         learnt.calibration.note_service(row.priority, forecast.service_ms as f64, attempt_ms);
     }
+    true
 }
 
-/// Whether a job may not run on every worker of its model.
-fn is_restricted(row: &JobRow) -> bool {
-    let placement = &row.placement;
-    placement.pool.is_some()
-        || placement.worker.is_some()
-        || !placement.require.is_empty()
-        || !placement.avoid.is_empty()
+/// Whether a job was let in although it was expected to miss its deadline, and kept it.
+fn was_belied(row: &JobRow, ended_at: Time) -> bool {
+    let let_in = |deadline: Time| {
+        let given_ms = deadline.since(row.submitted_at);
+        row.eta.is_some_and(|forecast| !forecast.binding && forecast.eta.p50 > given_ms)
+    };
+    row.deadline.is_some_and(|deadline| ended_at <= deadline && let_in(deadline))
+}
+
+/// How long a worker is taken to need that was never seen to start: a few seconds, and its weights at
+/// the pace of a plain disk; half a minute where not even these are known.
+fn prior(weights: Option<u64>) -> Took {
+    let ms = match weights.filter(|bytes| *bytes > 0) {
+        Some(bytes) => PRIOR_START_MS + bytes / PRIOR_BYTES_PER_MS,
+        None => PRIOR_UNKNOWN_MS,
+    };
+    Took { ms: ms as f64, runs: 0 }
+}
+
+fn asked(row: &JobRow, service: Service, now: Time) -> Asked<'_> {
+    Asked { class: row.priority, tenant: &row.tenant, work: micros(service.ms), now: at(now) }
 }
 
 const fn size(row: &JobRow) -> Size {

@@ -13,10 +13,15 @@ use crate::row::JobRow;
 use crate::time::Time;
 use crate::turn::Turn;
 
-/// Bytes of text behind a token, until a worker has counted.
+/// Bytes of text behind a token as a rule, until a worker has counted.
 const BYTES_PER_TOKEN: u64 = 4;
-/// Tokens of context that a model is taken to have while no worker says.
-const USUAL_CONTEXT: u64 = 4_096;
+/// Tokens that a prompt has besides those of its bytes at most: the mark of its beginning.
+const BEGIN_TOKENS: u64 = 1;
+/// Tokens that a chat template adds at most, as far as is known of any: the marks of roles, and a
+/// system prompt of its own.
+const TEMPLATE_TOKENS: u64 = 512;
+/// Tokens of context that a model is taken to have at most while neither a worker nor a catalog says.
+const LARGEST_CONTEXT: u64 = 131_072;
 
 impl Orchestrator {
     /// A job that has to wait takes its place: among those that may be handed out, or apart from
@@ -124,12 +129,21 @@ impl Orchestrator {
         tokens
     }
 
-    /// Tokens of prompt and output that a job takes at most, as far as its bytes tell.
+    /// Tokens of prompt and output that a job takes at most: each byte may be a token, and together
+    /// they fit the largest context that the model is known to have.
     pub(crate) fn worst_case_tokens(&self, row: &JobRow) -> u64 {
-        let prompt = prompt_tokens(row);
-        let context = || self.registry.openings().most_context(&row.model).map_or(USUAL_CONTEXT, u64::from);
-        let output = row.max_tokens.map_or_else(|| context().saturating_sub(prompt), u64::from);
-        prompt.saturating_add(output)
+        let context = self.largest_context(&row.model);
+        let both = |output| most_prompt_tokens(row).saturating_add(u64::from(output));
+        match row.max_tokens {
+            Some(output) => both(output).min(context.unwrap_or(u64::MAX)),
+            None => context.unwrap_or(LARGEST_CONTEXT),
+        }
+    }
+
+    fn largest_context(&self, model: &str) -> Option<u64> {
+        let of_catalogs = self.catalogs.values().flatten().filter(|known| known.id == model);
+        let trained_for = of_catalogs.filter_map(|known| known.context_length).max();
+        self.registry.openings().most_context(model).max(trained_for).map(u64::from)
     }
 }
 
@@ -138,7 +152,13 @@ fn expected_tokens(row: &JobRow) -> u64 {
     prompt_tokens(row) + u64::from(row.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS).min(DEFAULT_MAX_TOKENS))
 }
 
-/// Tokens of a prompt as far as its bytes tell; at least 1.
+/// Tokens of a prompt at most.
+pub(crate) fn most_prompt_tokens(row: &JobRow) -> u64 {
+    let template = if row.chat { TEMPLATE_TOKENS } else { 0 };
+    row.prompt_bytes.saturating_add(BEGIN_TOKENS + template)
+}
+
+/// Tokens of a prompt as a rule; at least 1.
 pub(crate) fn prompt_tokens(row: &JobRow) -> u64 {
     row.prompt_bytes.div_ceil(BYTES_PER_TOKEN).max(1)
 }

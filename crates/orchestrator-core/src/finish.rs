@@ -5,7 +5,7 @@ use api_types::task::TaskStatus;
 use api_types::{ErrorDetail, JobId, TaskEvent};
 
 use crate::event::RunKey;
-use crate::job::Job;
+use crate::job::{Ending, Job};
 use crate::orchestrator::Orchestrator;
 use crate::retry::{Failure, Verdict, retry_or_fail};
 use crate::step::{Action, Write};
@@ -56,20 +56,49 @@ impl Orchestrator {
 
     /// Ends a job by request without waiting for its worker any longer.
     pub(crate) fn end_cancelled(&mut self, job_id: JobId, turn: &mut Turn) {
-        let Some(job) = self.jobs.get(&job_id) else { return };
-        let end = job.cancelled_end(turn.now);
-        if let Some(run) = job.run() {
-            self.abandon_run(&run, turn);
-        }
-        self.end_job(job_id, end, false, turn);
+        self.stop_and_end(job_id, Ending::Cancelled, turn);
     }
 
     /// Fails a job whatever its run is doing.
     pub(crate) fn stop_and_fail(&mut self, job_id: JobId, error: ErrorDetail, turn: &mut Turn) {
-        if let Some(run) = self.jobs.get(&job_id).and_then(|job| job.run()) {
+        self.stop_and_end(job_id, Ending::Failed(error), turn);
+    }
+
+    fn stop_and_end(&mut self, job_id: JobId, ending: Ending, turn: &mut Turn) {
+        let run = self.jobs.get(&job_id).filter(|job| job.ending.is_none()).and_then(|job| job.run());
+        if let Some(run) = run {
             self.abandon_run(&run, turn);
         }
-        self.fail_job(job_id, error, turn);
+        self.end_without_word(job_id, ending, turn);
+    }
+
+    /// Ends a job of which its worker says no more. What its readers were shown is counted first: the
+    /// count comes at once with [`Self::shown_counted`]; should it not, the job's alarm, which is past,
+    /// ends it without.
+    pub(crate) fn end_without_word(&mut self, job_id: JobId, ending: Ending, turn: &mut Turn) {
+        let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        let may_have_shown = job.row.status == TaskStatus::Running && job.ending.is_none();
+        if let Some(run) = job.run().filter(|_| may_have_shown) {
+            job.ending = Some(ending);
+            turn.jobs_touched.insert(job_id);
+            return turn.act(Action::Salvage(run));
+        }
+        job.is_guessed = true;
+        match job.ending.take().unwrap_or(ending) {
+            Ending::Failed(error) => self.fail_job(job_id, error, turn),
+            Ending::Cancelled => {
+                let end = job.cancelled_end(turn.now);
+                self.end_job(job_id, end, false, turn);
+            }
+        }
+    }
+
+    /// The tokens that are in the log of a job which ends without its worker's word.
+    pub(crate) fn shown_counted(&mut self, job_id: JobId, tokens: u32, turn: &mut Turn) {
+        let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        let Some(ending) = job.ending.clone() else { return };
+        job.shown = tokens;
+        self.end_without_word(job_id, ending, turn);
     }
 
     /// Stops listening to a run and tells its worker to stop it. The slot is free once the worker
@@ -116,8 +145,7 @@ impl Orchestrator {
     pub(crate) fn fail_attempt(&mut self, job_id: JobId, failure: Failure, turn: &mut Turn) {
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
         if job.row.cancel_requested_at.is_some() {
-            let end = job.cancelled_end(turn.now);
-            return self.end_job(job_id, end, false, turn);
+            return self.end_without_word(job_id, Ending::Cancelled, turn);
         }
         job.row.tries_failed = job.row.tries_failed.saturating_add(1);
         job.row.workers_lost.extend(failure.lost.clone());

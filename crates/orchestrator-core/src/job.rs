@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::carry::build_of;
 use crate::event::RunKey;
-use crate::fair::prompt_tokens;
+use crate::fair::{most_prompt_tokens, prompt_tokens};
 use crate::queue::Charge;
 use crate::row::{AttemptRow, JobRow, WorkerRow};
 use crate::settings::Settings;
@@ -38,8 +38,23 @@ pub(crate) struct Job {
     pub charge: Option<Charge>,
     /// Whether it has been `running`.
     pub has_run: bool,
+    /// How it ends as soon as the tokens in its log are counted.
+    pub ending: Option<Ending>,
+    /// Tokens that were in its log then.
+    pub shown: u32,
+    /// Whether the figures of its end are no worker's count.
+    pub is_guessed: bool,
     /// While the policy keeps workers free of it: the last that was looked at, by id.
     pub kept_free_after: Option<WorkerId>,
+}
+
+/// How a job ends without its worker's word.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Ending {
+    /// Somebody asked for it.
+    Cancelled,
+    /// With this error.
+    Failed(ErrorDetail),
 }
 
 /// How often the stream of the current run broke lately.
@@ -64,6 +79,9 @@ impl Job {
             breaks: Breaks::default(),
             reserved: 0,
             charge: None,
+            ending: None,
+            shown: 0,
+            is_guessed: false,
             kept_free_after: None,
         }
     }
@@ -165,12 +183,12 @@ impl Job {
     }
 
     /// The figures of a job that ends by request without a worker's word on it. Its prompt counts once
-    /// a worker has read it; of its output only what is known to be in its log.
+    /// a worker has read it; of its output what is in its log.
     pub fn cancelled_end(&self, now: Time) -> RunEnd {
         let tokens_in = if self.was_read() { prompt_tokens(&self.row) } else { 0 };
         RunEnd {
             tokens_in: u32::try_from(tokens_in).unwrap_or(u32::MAX),
-            tokens_out: self.tokens_carried(),
+            tokens_out: self.tokens_shown(),
             queue_time_ms: self.queue_time_ms(now),
             prefill_time_ms: 0,
             decode_time_ms: 0,
@@ -179,13 +197,16 @@ impl Job {
         }
     }
 
-    /// Tokens that an ended job took: as its figures say, and what is known of its prompt and its log
-    /// where there are none.
+    /// Tokens that an ended job took: as its worker counted them. Where no worker did, its prompt, if it
+    /// was read, counts for as much as it may have been, so that no budget is overrun by guessing.
     pub fn tokens_spent(&self) -> u64 {
         match &self.row.end {
-            Some(end) => u64::from(end.tokens_in) + u64::from(end.tokens_out),
-            None if self.was_read() => prompt_tokens(&self.row) + u64::from(self.tokens_carried()),
-            None => 0,
+            Some(end) if !self.is_guessed => u64::from(end.tokens_in) + u64::from(end.tokens_out),
+            Some(_) | None if self.was_read() => {
+                let tokens = most_prompt_tokens(&self.row) + u64::from(self.tokens_shown());
+                tokens.min(self.reserved)
+            }
+            Some(_) | None => 0,
         }
     }
 
@@ -194,8 +215,10 @@ impl Job {
         self.has_run || self.row.carried.is_some()
     }
 
-    fn tokens_carried(&self) -> u32 {
-        self.row.carried.as_ref().map_or(0, |carried| carried.tokens)
+    /// Tokens that its readers were shown as far as is known: of earlier attempts, and of the current
+    /// one once they are counted.
+    fn tokens_shown(&self) -> u32 {
+        self.row.carried.as_ref().map_or(0, |carried| carried.tokens).max(self.shown)
     }
 
     /// Notes how many readers it has.

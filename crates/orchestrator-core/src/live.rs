@@ -87,17 +87,13 @@ impl Orchestrator {
         }
     }
 
-    /// About how many jobs go before one that waits. One that is held has no place yet.
-    fn place_in_line(&self, job_id: JobId) -> Option<u64> {
-        let held = || self.jobs.get(&job_id).filter(|job| job.is_held());
-        self.clockwork.ledger.position(job_id).or_else(|| Some(self.queue.position(&held()?.row)))
-    }
-
     /// Tells the readers of jobs that still wait at the end of the turn what has changed.
     pub(crate) fn tell_live(&mut self, turn: &mut Turn) {
         self.live.armed = false;
         for job_id in self.live.next_round() {
-            let Some(position) = self.place_in_line(job_id) else { continue };
+            let waiting = self.jobs.get(&job_id).filter(|job| job.is_queued());
+            let Some(position) = waiting.map(|job| self.queue.position(&job.row)) else { continue };
+            self.pass_time(job_id, turn.now);
             let told = Told { at: turn.now, position, eta: self.eta(job_id, turn.now) };
             let Some(before) = self.live.jobs.get_mut(&job_id) else { continue };
             if before.is_none_or(|before| told.is_news_after(&before)) {

@@ -164,7 +164,9 @@ impl Orchestrator {
                 Subject::Job(job_id) => self.job_due(job_id, &mut turn),
                 Subject::Worker(worker_id) => self.worker_due(&worker_id, &mut turn),
                 Subject::LiveReaders => turn.live_due = true,
-                Subject::Supply => turn.supply = true,
+                Subject::Supply | Subject::Stops => turn.supply = true,
+                // Every turn looks whether it is time to write.
+                Subject::Learnt => {}
             }
         }
         self.settle(turn)
@@ -252,6 +254,12 @@ impl Orchestrator {
         }
         if let Some(at) = self.supply.take_alarm() {
             self.alarms.set(Subject::Supply, at);
+        }
+        if let Some(at) = self.supply.take_stops_alarm() {
+            self.alarms.set(Subject::Stops, at);
+        }
+        if let Some(at) = self.clockwork.unsaved.take_alarm() {
+            self.alarms.set(Subject::Learnt, at);
         }
     }
 

@@ -245,6 +245,11 @@ pub struct SupplySettings {
     pub backoff_first_ms: u64,
     /// The longest such pause, in milliseconds. Default 60,000.
     pub backoff_max_ms: u64,
+    /// Milliseconds in which a pool has to answer a spawn, that is to have the worker ready or to say
+    /// that it cannot; then the spawn is called off. Default 600,000 (10 min).
+    pub spawn_timeout_ms: u64,
+    /// Milliseconds in which a pool has to answer a stop; then it is asked again. Default 120,000 (2 min).
+    pub stop_timeout_ms: u64,
 }
 
 impl Default for SupplySettings {
@@ -259,6 +264,8 @@ impl Default for SupplySettings {
             spawn_tries: 3,
             backoff_first_ms: 2_000,
             backoff_max_ms: 60_000,
+            spawn_timeout_ms: 600_000,
+            stop_timeout_ms: 120_000,
         }
     }
 }

@@ -120,8 +120,9 @@ pub enum Action {
     PassStream(RunKey),
     /// Stop relaying a run and drop what is held back. The job's readers stay.
     DropStream(RunKey),
-    /// The job of a run that was dropped is to go on from what its log holds: put that on disk with
-    /// this step, and tell `Event::Salvaged` before anything else is decided.
+    /// The job of a run that was dropped is to go on from what its log holds, or to end with it: put
+    /// that on disk with this step if it goes on elsewhere, and tell `Event::Salvaged` before anything
+    /// else is decided.
     Salvage(RunKey),
     /// Tell a worker to stop a run (`/cancel`). Its `end` still comes through the relay.
     StopRun {

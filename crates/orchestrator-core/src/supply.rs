@@ -26,9 +26,8 @@ use crate::time::Time;
 use crate::turn::Turn;
 use crate::worker::Worker;
 
-#[cfg(test)]
-pub(crate) use demand::suits;
 use demand::{Blocked, Want};
+pub(crate) use demand::{misplaced, suits};
 use evict::Stop;
 use judge::Verdict;
 pub(crate) use keep::is_pinned;
@@ -51,12 +50,22 @@ pub(crate) struct Supply {
     /// When to look again, if that changed in this turn.
     #[serde(skip)]
     alarm: Option<Option<Time>>,
+    /// When the first stop is to be asked for again.
+    stops_due: Option<Time>,
+    /// The same, if it changed in this turn.
+    #[serde(skip)]
+    stops_alarm: Option<Option<Time>>,
 }
 
 impl Supply {
     /// The new alarm, when it is to be set or taken away.
     pub fn take_alarm(&mut self) -> Option<Option<Time>> {
         self.alarm.take()
+    }
+
+    /// The new alarm for stops that nobody answers, when it is to be set or taken away.
+    pub fn take_stops_alarm(&mut self) -> Option<Option<Time>> {
+        self.stops_alarm.take()
     }
 
     /// A pool was removed.
@@ -114,6 +123,7 @@ impl Orchestrator {
         for (_, want) in order {
             wake = earlier(wake, self.relieve_one(&want, &mut taken, turn));
         }
+        wake = earlier(wake, self.first_spawn_limit());
         // An alarm for now would ring for ever; what could be done now has been.
         self.supply.alarm = Some(wake.map(|at| at.max(turn.now + 1)));
     }

@@ -10,8 +10,8 @@
 mod world;
 
 use api_types::task::{OnDisconnect, TaskStatus};
-use api_types::{ErrorCode, StopReason, TaskEvent};
-use orchestrator_core::{Action, Answer, Event, RequestId, Submission, Write};
+use api_types::{ErrorCode, StopReason, TaskEvent, TenantId};
+use orchestrator_core::{Action, Answer, Event, Kept, RequestId, Submission, Write};
 use world::{World, acts, answer, end, job, run, submission};
 
 fn cancel(world: &mut World, n: u128) -> orchestrator_core::Step {
@@ -64,13 +64,63 @@ fn a_cancellation_is_final_after_five_seconds_and_the_slot_waits_for_the_worker(
     let expected = vec![
         Action::DropStream(run(1, 1, "w1", 1)),
         stop(1),
+        Action::Salvage(run(1, 1, "w1", 1)),
         Action::EndJob { job_id: job(1), release_held: false, last_event },
     ];
-    assert_eq!(acts(&step), expected);
+    assert_eq!(acts(&step), expected, "it ends even if nobody counts what was shown");
     world.submit(2);
     assert_eq!(world.status(2), TaskStatus::Queued);
     world.beat("w1", vec![]);
     assert_eq!(world.status(2), TaskStatus::Dispatched);
+}
+
+/// Does what is due now, and tells what is in the log of each run that is to be counted.
+fn due_with_log(world: &mut World, tokens: u32) -> orchestrator_core::Step {
+    let mut all = world.brain.handle_timeout(world.now);
+    world.commit(&all);
+    let counted: Vec<_> = all
+        .actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Salvage(run) => Some(run.clone()),
+            _ => None,
+        })
+        .collect();
+    for run in counted {
+        let kept = Kept { events: u64::from(tokens) + 2, tokens, seams: 0, unsure: 0, ids_known: false };
+        let step = world.event(Event::Salvaged { run, kept });
+        all.writes.extend(step.writes);
+        all.actions.extend(step.actions);
+    }
+    all
+}
+
+#[test]
+fn what_readers_were_shown_counts_although_the_worker_never_says_a_word() {
+    let mut world = World::new();
+    world.ready("w1", 2);
+    let in_session = |n| Submission { session_id: Some("chat".parse().expect("an id")), ..submission(n) };
+    let limited = Submission { deadline_ms: Some(5_000), ..in_session(2) };
+    for submission in [in_session(1), limited] {
+        world.event(Event::Submit(submission));
+    }
+    for n in [1, 2] {
+        world.event(Event::FirstToken(run(n, 1, "w1", 1)));
+    }
+    cancel(&mut world, 1);
+    world.now = world.now + 5_000;
+    due_with_log(&mut world, 7);
+    let row = world.brain.job(job(1)).expect("kept for a while").row;
+    let end = row.end.expect("figures");
+    assert_eq!(
+        (row.status, end.tokens_out, end.stop_reason),
+        (TaskStatus::Cancelled, 7, StopReason::Cancelled)
+    );
+    let row = world.brain.job(job(2)).expect("kept for a while").row;
+    assert_eq!(row.error.expect("an error").code, ErrorCode::DeadlineExceeded);
+    let session = world.brain.session(&TenantId::default(), &"chat".parse().expect("an id"), world.now);
+    let session = session.expect("known");
+    assert_eq!((session.tokens_used, session.tokens_reserved), (2 * (6 + 7), 0), "of both");
 }
 
 fn end_of_cancelled() -> api_types::event::RunEnd {

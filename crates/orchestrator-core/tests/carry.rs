@@ -176,7 +176,7 @@ fn a_job_that_fails_after_a_seam_is_charged_its_prompt_and_the_tokens_it_had() {
     world.event(Event::StreamFailed { run: run(1, 2, "w22", 2), error });
     assert_eq!(world.status(1), TaskStatus::Failed);
     let used: Vec<u64> = world.sessions.values().map(|session| session.tokens_used).collect();
-    assert_eq!(used, [2 + 7]);
+    assert_eq!(used, [6 + 7], "nobody counted its prompt of 5 bytes");
 }
 
 #[test]

@@ -10,17 +10,21 @@
 
 mod world;
 
+#[path = "world/pools.rs"]
+mod pools;
+
 use std::sync::Arc;
 
 use api_types::event::{Eta, RunEnd};
 use api_types::task::{Placement, Priority, TaskStatus};
-use api_types::worker::WorkerStatus;
+use api_types::worker::{JSON_SCHEMA, WorkerStatus};
 use api_types::{ErrorCode, StopReason, TaskEvent};
 use orchestrator_core::estimate::outcome;
 use orchestrator_core::policy::{
     Admission, Hook, JobFacts, Policy, PolicyChange, PolicyFailure, PolicyText, QueueFacts, Scripts,
 };
-use orchestrator_core::{Action, Answer, Event, RunKey, Step, Submission, Write, latest_start};
+use orchestrator_core::{Action, Answer, Event, Run, RunKey, Step, Submission, Time, Write, latest_start};
+use pools::{Pools, spawned};
 use world::{World, answer, job, opened, submission};
 
 /// 100 tokens in and 50 out of 100; a second in all.
@@ -187,7 +191,29 @@ fn the_end_is_told_at_submission_with_the_work_that_lies_ahead() {
     about(world.brain.eta(job(3), world.now), 2_500);
     let restricted = Placement { worker: Some(world::worker("w1")), ..Placement::default() };
     let step = world.event(Event::Submit(Submission { placement: restricted, ..sized(4) }));
-    assert_eq!(told(&step), None, "who may not run everywhere has no estimate");
+    about(told(&step), 3_500);
+}
+
+#[test]
+fn a_run_over_its_time_is_never_said_to_end_now_neither_to_its_own_reader_nor_to_those_behind_it() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    learn(&mut world, 60);
+    let run = opened(&world.event(Event::Submit(sized(1)))).pop().expect("a free slot");
+    world.event(Event::Submit(sized(2)));
+    world.event(Event::Submit(sized(3)));
+    let mut before = Eta { p50: 0, p90: 0 };
+    for seconds in [5_000, 5_000, 20_000] {
+        hold(&mut world, &run, seconds);
+        let [own, next, last] = [1, 2, 3].map(|n| world.brain.eta(job(n), world.now).expect("known"));
+        assert!(own.p50 > before.p50 && own.p90 > before.p90, "it shows no sign of ending: {own:?}");
+        let lasted = world.now.since(Time(world::START + 60_000));
+        assert!(own.p50 >= lasted / 10 && own.p90 >= lasted / 3, "{own:?} after {lasted}");
+        assert!(next.p50 >= 950 + lasted / 5 && last.p50 >= next.p50 + 900, "{next:?} {last:?}");
+        before = own;
+    }
+    end_run(&mut world, run);
+    about(world.brain.eta(job(3), world.now), 2_000);
 }
 
 #[test]
@@ -252,6 +278,43 @@ fn what_was_learnt_survives_a_restart() {
 }
 
 #[test]
+fn what_one_run_taught_is_written_within_a_minute_and_can_be_at_a_stop() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    assert_eq!(world.brain.unsaved_estimates(), None, "nothing was learnt yet");
+    learn(&mut world, 1);
+    let Some(Write::PutEstimates(at_stop)) = world.brain.unsaved_estimates() else { panic!("unsaved") };
+    assert_eq!(world.estimates, None);
+    let puts = |step: &Step| step.writes.iter().filter(|w| matches!(w, Write::PutEstimates(_))).count();
+    let written: usize = (0..20)
+        .map(|_| {
+            let step = world.pass(3_000);
+            world.beat("w1", vec![]);
+            puts(&step)
+        })
+        .sum();
+    assert_eq!((written, world.estimates.as_ref()), (1, Some(&*at_stop)));
+    assert_eq!(world.brain.unsaved_estimates(), None, "and then nothing is left to write");
+    world.restart();
+    world.beat("w1", vec![]);
+    about(told(&world.event(Event::Submit(sized(1)))), 1_000);
+}
+
+#[test]
+fn how_long_a_load_took_is_written_within_a_minute_too() {
+    let mut world = World::new();
+    world.register(world::facts("w1", 1), WorkerStatus::Loading, vec![]);
+    world.now = world.now + 4_000;
+    world.register(world::facts("w1", 1), WorkerStatus::Ready, vec![]);
+    for _ in 0..20 {
+        world.pass(3_000);
+        world.beat("w1", vec![]);
+    }
+    let learnt = world.estimates.as_ref().expect("written");
+    assert_eq!(learnt.rates.load("small", "").map(|took| (took.ms, took.runs)), Some((4_000.0, 1)));
+}
+
+#[test]
 fn readers_of_waiting_jobs_hear_how_the_queue_moves_once_a_second_and_nobody_else_does() {
     let mut world = World::new();
     world.ready("w1", 1);
@@ -279,6 +342,34 @@ fn readers_of_waiting_jobs_hear_how_the_queue_moves_once_a_second_and_nobody_els
 }
 
 #[test]
+fn a_place_in_the_queue_is_the_same_wherever_it_is_told() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    let in_session = |n, name: &str| Submission {
+        session_id: Some(name.parse().expect("an id")),
+        is_read: true,
+        ..submission(n)
+    };
+    (1..=4).for_each(|n| drop(world.event(Event::Submit(in_session(n, "long")))));
+    let step = world.event(Event::Submit(in_session(5, "short")));
+    let Answer::Accepted { queue_position, .. } = answer(&step) else { panic!("{step:?}") };
+    assert_eq!(queue_position, 1, "the sessions take turns");
+    let told = |step: &Step| -> Vec<u64> {
+        let news = step.actions.iter().filter_map(|action| match action {
+            Action::Publish { job_id, event: TaskEvent::Queued { queue_position, .. } }
+            | Action::PublishLive { job_id, event: TaskEvent::Queued { queue_position, .. } }
+                if *job_id == job(5) =>
+            {
+                Some(*queue_position)
+            }
+            _ => None,
+        });
+        news.collect()
+    };
+    assert_eq!((told(&step), told(&world.pass(1_000))), (vec![1], vec![1]));
+}
+
+#[test]
 fn a_worker_that_reads_its_model_is_waited_for_as_long_as_such_a_load_took() {
     let mut world = World::new();
     let load = |world: &mut World, name: &str, status| world.register(world::facts(name, 1), status, vec![]);
@@ -296,4 +387,182 @@ fn a_worker_that_reads_its_model_is_waited_for_as_long_as_such_a_load_took() {
     world.now = world.now + 1_000;
     let eta = told(&world.event(Event::Submit(sized(1)))).expect("known");
     assert!(eta.p50.abs_diff(4_000) <= 200, "3 s of loading and 1 s of service: {eta:?}");
+}
+
+/// `figures` of a run that takes so many times as long.
+fn slow(times: u64) -> RunEnd {
+    RunEnd { prefill_time_ms: 20 * times, decode_time_ms: 980 * times, ..figures() }
+}
+
+/// Time passes while a worker holds this run and says so.
+fn hold(world: &mut World, run: &RunKey, ms: u64) -> Step {
+    let held = || vec![Run { job_id: run.job_id, attempt: run.attempt, ended: false }];
+    let mut all = Step::default();
+    for _ in 0..ms / 1_000 {
+        let step = world.pass(1_000);
+        all.writes.extend(step.writes);
+        world.beat("w1", held());
+    }
+    all
+}
+
+fn in_ten_seconds(n: u128) -> Submission {
+    Submission { deadline_ms: Some(10_000), ..sized(n) }
+}
+
+/// Runs jobs that take a minute each.
+fn crawl(world: &mut World, jobs: u128) {
+    for n in 0..jobs {
+        let run = opened(&world.event(Event::Submit(sized(20_000 + n)))).pop().expect("a free slot");
+        hold(world, &run, 60_000);
+        world.event(Event::StreamEnded { run, end: slow(60) });
+        world.beat("w1", vec![]);
+    }
+}
+
+#[test]
+fn one_slow_first_run_refuses_nobody() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    crawl(&mut world, 1);
+    let step = world.event(Event::Submit(in_ten_seconds(1)));
+    assert!(told(&step).expect("known").p50 > 50_000, "it is told what to expect: {step:?}");
+    let run = opened(&step).pop().expect("and is handed out all the same");
+    end_run(&mut world, run);
+    assert_eq!(world.status(1), TaskStatus::Completed);
+}
+
+#[test]
+fn runs_that_their_deadline_cut_off_count_as_runs() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    crawl(&mut world, 1);
+    for n in 1..=7 {
+        let run = opened(&world.event(Event::Submit(in_ten_seconds(n)))).pop().expect("let in");
+        hold(&mut world, &run, 11_000);
+        world.beat("w1", vec![]);
+        assert_eq!(world.status(n), TaskStatus::Failed, "the deadline passed while it ran");
+    }
+    let error = refused(&world.event(Event::Submit(in_ten_seconds(8))));
+    assert_eq!((error.code, error.retriable), (ErrorCode::DeadlineUnmet, false), "8 runs were too slow");
+}
+
+#[test]
+fn what_a_well_known_rate_refuses_is_tried_from_time_to_time_and_let_in_when_it_turns_out_well() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    crawl(&mut world, 8);
+    assert_eq!(refused(&world.event(Event::Submit(in_ten_seconds(1)))).code, ErrorCode::DeadlineUnmet);
+    let idle = |world: &mut World, ms: u64| {
+        for _ in 0..ms / 5_000 {
+            world.pass(5_000);
+            world.beat("w1", vec![]);
+        }
+    };
+    idle(&mut world, 195_000);
+    assert_eq!(refused(&world.event(Event::Submit(in_ten_seconds(2)))).code, ErrorCode::DeadlineUnmet);
+    idle(&mut world, 5_000);
+    let probe = opened(&world.event(Event::Submit(in_ten_seconds(3)))).pop().expect("a probe");
+    let beside = refused(&world.event(Event::Submit(in_ten_seconds(4))));
+    assert_eq!(beside.code, ErrorCode::DeadlineUnmet, "one at a time");
+    // The machine is as fast as it should be by now.
+    end_run(&mut world, probe);
+    world.beat("w1", vec![]);
+    for n in 5..60 {
+        let run =
+            opened(&world.event(Event::Submit(in_ten_seconds(n)))).pop().expect("each lets the next in");
+        end_run(&mut world, run);
+        world.beat("w1", vec![]);
+    }
+    let calm = told(&world.event(Event::Submit(in_ten_seconds(60)))).expect("known");
+    assert!(calm.p50 < 10_000, "by then it is expected to keep it: {calm:?}");
+}
+
+fn of_model(n: u128, model: &str) -> Submission {
+    Submission { model: Some(model.to_owned()), ..sized(n) }
+}
+
+/// Ends the run of a job a second after it was handed out.
+fn run_job(world: &mut World, step: &Step) {
+    let run = opened(step).pop().expect("handed out");
+    end_run(world, run);
+}
+
+#[test]
+fn a_job_that_causes_a_cold_start_is_told_of_the_start_and_the_run() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("big", 300), ("other", 300)]);
+    pools.slots = 1;
+    let step = world.event(Event::Submit(of_model(1, "big")));
+    assert_eq!(told(&step), None, "nothing was ever seen to run");
+    let worker = spawned(&pools.answer_all(&mut world, &step)).pop().expect("a worker is asked for");
+    world.now = world.now + 7_000;
+    let step = pools.come_up(&mut world, &worker);
+    run_job(&mut world, &step);
+    let gone = |world: &mut World, pools: &mut Pools, worker| {
+        let facts = world.brain.worker_row(worker).expect("registered").facts.clone();
+        let error = api_types::ErrorDetail::new(ErrorCode::ShuttingDown, "stopped");
+        world.event(Event::WorkerFailed {
+            request: None,
+            worker_id: worker.clone(),
+            instance: facts.instance,
+            error,
+        });
+        pools.stopped(world, worker)
+    };
+    gone(&mut world, &mut pools, &worker);
+    let step = world.event(Event::Submit(of_model(2, "big")));
+    about(told(&step), 8_000);
+    about(world.brain.eta(job(2), world.now), 8_000);
+    let worker = spawned(&pools.answer_all(&mut world, &step)).pop().expect("a worker is asked for");
+    world.now = world.now + 3_000;
+    about(world.brain.eta(job(2), world.now), 5_000);
+    about(told(&world.event(Event::Submit(of_model(3, "big")))), 6_000);
+    world.now = world.now + 37_000;
+    let late = world.brain.eta(job(2), world.now).expect("known");
+    assert!(late.p50 >= 10_000, "a start that takes far too long is not about to be over: {late:?}");
+    let step = pools.come_up(&mut world, &worker);
+    run_job(&mut world, &step);
+    assert_eq!(world.status(2), TaskStatus::Completed);
+}
+
+#[test]
+fn a_start_that_was_never_seen_is_taken_to_need_a_few_seconds_and_its_weights() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("big", 300), ("other", 300)]);
+    let step = world.event(Event::Submit(of_model(1, "big")));
+    let worker = spawned(&pools.answer_all(&mut world, &step)).pop().expect("a worker is asked for");
+    let step = pools.come_up(&mut world, &worker);
+    run_job(&mut world, &step);
+    // 3 s, and 300 MiB at 300 MB a second; the run as another model's on this kind of device.
+    let step = world.event(Event::Submit(of_model(4, "other")));
+    let eta = told(&step).expect("known");
+    assert!((4_048..=6_000).contains(&eta.p50), "{eta:?}");
+    let hurried = Submission { deadline_ms: Some(1_000), ..of_model(5, "other") };
+    assert!(told(&world.event(Event::Submit(hurried))).is_some(), "nothing is refused on what is assumed");
+}
+
+#[test]
+fn who_may_not_run_everywhere_is_told_by_the_workers_that_may_take_it() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    learn(&mut world, 60);
+    let mut facts = world::facts("worker-2", 1);
+    facts.capabilities.push(JSON_SCHEMA.to_owned());
+    world.register(facts, WorkerStatus::Ready, vec![]);
+    let placed = |placement: &Placement, n| Submission { placement: placement.clone(), ..sized(n) };
+    let in_form = Placement { require: vec![JSON_SCHEMA.to_owned()], ..Placement::default() };
+    let on_first = Placement { worker: Some(world::worker("w1")), ..Placement::default() };
+    let nowhere = Placement { pool: Some("mars".parse().expect("an id")), ..Placement::default() };
+    let mut submit = |submission| told(&world.event(Event::Submit(submission)));
+    about(submit(placed(&in_form, 1)), 1_000);
+    about(submit(placed(&in_form, 2)), 2_000);
+    about(submit(placed(&in_form, 3)), 3_000);
+    about(submit(placed(&on_first, 4)), 1_000);
+    let behind = submit(placed(&on_first, 5)).expect("known");
+    assert!((1_900..=2_600).contains(&behind.p50), "those in front wait for the other worker: {behind:?}");
+    assert_eq!(submit(placed(&nowhere, 6)), None, "nobody may take it");
+    about(world.brain.eta(job(3), world.now), 3_000);
+    end_run(&mut world, world::run(1, 1, "worker-2", 2));
+    about(world.brain.eta(job(3), world.now), 2_000);
 }

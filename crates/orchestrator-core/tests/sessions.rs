@@ -20,9 +20,9 @@ fn id(name: &str) -> SessionId {
     name.parse().expect("an id")
 }
 
-/// A job that may take 2 tokens of prompt and 98 of output.
+/// A job that may take 6 tokens of prompt, one for each byte and one for its beginning, and 94 of output.
 fn turn_of(name: &str, n: u128) -> Submission {
-    Submission { session_id: Some(id(name)), max_tokens: Some(98), ..submission(n) }
+    Submission { session_id: Some(id(name)), max_tokens: Some(94), ..submission(n) }
 }
 
 fn submit(world: &mut World, task: Submission) -> Step {
@@ -100,6 +100,44 @@ fn the_budget_holds_in_the_worst_case_and_gives_back_what_was_not_used() {
     finish(&mut world, 2);
     assert!(matches!(answer(&submit(&mut world, turn_of("chat", 6))), Answer::Accepted { .. }));
     assert_eq!(session(&world, "chat").expect("known").tokens_remaining, Some(210 - 24 - 100));
+}
+
+#[test]
+fn the_worst_case_of_a_prompt_is_a_token_for_each_byte_and_of_a_job_the_context() {
+    let mut world = with_budget(700);
+    let dense = |n| Submission { prompt_bytes: 300, max_tokens: Some(16), ..turn_of("chat", n) };
+    submit(&mut world, dense(1));
+    submit(&mut world, dense(2));
+    assert_eq!(refusal(&submit(&mut world, dense(3))).code, ErrorCode::QuotaExceeded);
+    for n in [1, 2] {
+        world.event(Event::FirstToken(run(n, 1, "w1", 1)));
+        let end = api_types::event::RunEnd { tokens_in: 301, ..end(16, StopReason::MaxTokens) };
+        world.event(Event::StreamEnded { run: run(n, 1, "w1", 1), end });
+        let view = session(&world, "chat").expect("known");
+        assert!(view.tokens_used + view.tokens_reserved <= 700, "{view:?}");
+    }
+    let mut world = with_budget(4_096);
+    let long = Submission { prompt_bytes: 1_000_000, max_tokens: Some(16), ..turn_of("long", 1) };
+    submit(&mut world, long);
+    submit(&mut world, Submission { max_tokens: None, ..turn_of("open", 2) });
+    for name in ["long", "open"] {
+        let view = session(&world, name).expect("admitted");
+        assert_eq!((view.tokens_reserved, view.tokens_remaining), (4_096, Some(0)), "{name}");
+    }
+    world.event(Event::Cancel { request: None, job_id: job(2) });
+    assert_eq!(session(&world, "open").expect("known").tokens_remaining, Some(4_096), "all of it comes back");
+}
+
+#[test]
+fn what_no_worker_counted_counts_for_as_much_as_it_may_have_been() {
+    let mut world = with_budget(1_000);
+    submit(&mut world, Submission { prompt_bytes: 300, max_tokens: Some(16), ..turn_of("chat", 1) });
+    world.event(Event::FirstToken(run(1, 1, "w1", 1)));
+    world.event(Event::Cancel { request: None, job_id: job(1) });
+    world.pass(5_000);
+    assert_eq!(world.status(1), api_types::task::TaskStatus::Cancelled, "without a word of its worker");
+    let view = session(&world, "chat").expect("known");
+    assert_eq!((view.tokens_used, view.tokens_reserved), (301, 0));
 }
 
 #[test]

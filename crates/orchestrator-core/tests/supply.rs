@@ -25,7 +25,7 @@ use orchestrator_core::{
     Action, Answer, Event, Notice, Orchestrator, Settings, Step, Submission, SupplySettings, UnloadCause,
 };
 use pools::{MIB, Pools, asked, killed, room, spawned};
-use world::{World, answer, end, job, opened, submission};
+use world::{World, acts, answer, end, job, opened, submission};
 
 fn wanting(n: u128, model: &str) -> Event {
     Event::Submit(Submission { model: Some(model.to_owned()), ..submission(n) })
@@ -563,4 +563,112 @@ fn a_worker_that_nobody_here_asked_for_makes_the_pools_memory_unknown() {
     assert_eq!((spawned(&step), asked(&step)), (vec![], vec![(pools.id("mac"), 2)]));
     let answered = pools.answer_all(&mut world, &step);
     assert_eq!(spawned(&answered), [], "40 of its 100 MiB are left");
+}
+
+fn hasty() -> Settings {
+    let supply =
+        SupplySettings { spawn_timeout_ms: 30_000, stop_timeout_ms: 20_000, ..SupplySettings::default() };
+    Settings { supply, ..Settings::default() }
+}
+
+/// Time passes while a worker shows that it lives.
+fn pass_with(world: &mut World, worker: &str, ms: u64) -> Step {
+    let mut all = Step::default();
+    for _ in 0..ms / 1_000 {
+        all.actions.extend(world.pass(1_000).actions);
+        all.actions.extend(world.beat(worker, vec![]).actions);
+    }
+    all
+}
+
+#[test]
+fn a_spawn_that_is_never_answered_is_called_off_and_no_second_one_is_asked_for_before_that_is_answered() {
+    let mut world = World::with(hasty());
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 300)]);
+    let worker = pools.first_worker(&mut world, 1, "a");
+    let step = world.pass(39_999);
+    assert!(killed(&step).is_empty(), "the answer may come late");
+    assert_eq!(killed(&world.pass(1)), std::slice::from_ref(&worker), "whatever there is of it is to end");
+    let why = world.brain.why(job(1), world.now).expect("waits").summary;
+    assert!(why.contains("did not say within 30 s what became of the worker"), "{why}");
+    let step = world.pass(19_000);
+    assert!(spawned(&step).is_empty() && killed(&step).is_empty());
+    assert_eq!(
+        killed(&world.pass(1_000)),
+        std::slice::from_ref(&worker),
+        "the stop is asked for again as well"
+    );
+    pools.stopped(&mut world, &worker);
+    assert!(world.spawns.is_empty());
+    let step = world.pass(2_000);
+    let again = spawned(&pools.answer_all(&mut world, &step)).pop().expect("another one, under another id");
+    assert!(again != worker && pools.held("mac") == 300, "{again}");
+    let step = world.event(Event::SpawnEnded { pool_id: pools.id("mac"), worker_id: worker, error: None });
+    assert!(acts(&step).is_empty(), "what the first one says now is late");
+    assert_eq!(opened(&pools.come_up(&mut world, &again)).len(), 1);
+}
+
+#[test]
+fn after_as_many_unanswered_spawns_as_are_tried_the_jobs_end_with_the_reason() {
+    let mut world = World::with(hasty());
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 300)]);
+    let mut worker = pools.first_worker(&mut world, 1, "a");
+    for left in [2, 1, 0] {
+        world.pass(40_000);
+        let mut step = pools.stopped(&mut world, &worker);
+        if left > 0 {
+            step.actions.extend(world.pass(5_000).actions);
+            worker = spawned(&pools.answer_all(&mut world, &step)).pop().expect("another try");
+        }
+    }
+    let error = world.brain.job(job(1)).expect("kept for a while").row.error.expect("an error");
+    assert_eq!(error.code, ErrorCode::NoCapacity);
+    assert!(error.message.contains("SPAWN_TIMEOUT"), "{}", error.message);
+}
+
+#[test]
+fn a_worker_that_came_although_its_pool_never_said_so_stays() {
+    let mut world = World::with(hasty());
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 300)]);
+    let worker = pools.first_worker(&mut world, 1, "a");
+    world.pass(20_000);
+    pools.register(&mut world, worker.as_str(), WorkerStatus::Ready);
+    let step = pass_with(&mut world, worker.as_str(), 60_000);
+    assert!(killed(&step).is_empty() && spawned(&step).is_empty());
+    assert!(world.brain.workers(world.now).iter().all(|worker| worker.state == WorkerState::Ready));
+}
+
+#[test]
+fn a_worker_that_comes_after_it_was_called_off_gets_no_job_and_goes() {
+    let mut world = World::with(hasty());
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 300)]);
+    let worker = pools.first_worker(&mut world, 1, "a");
+    assert_eq!(killed(&world.pass(40_000)).len(), 1);
+    let step = pools.register(&mut world, worker.as_str(), WorkerStatus::Ready);
+    assert!(opened(&step).is_empty(), "its pool is ending it");
+    world.event(Event::SpawnEnded { pool_id: pools.id("mac"), worker_id: worker.clone(), error: None });
+    let step = pools.stopped(&mut world, &worker);
+    assert!(opened(&step).is_empty());
+    assert!(world.brain.workers(world.now).iter().all(|worker| worker.state == WorkerState::Failed));
+    assert_eq!(world.status(1), TaskStatus::Queued);
+    let step = world.pass(2_000);
+    let again = spawned(&pools.answer_all(&mut world, &step)).pop().expect("another one");
+    assert_eq!(opened(&pools.come_up(&mut world, &again)).len(), 1);
+}
+
+#[test]
+fn a_stop_that_is_never_answered_is_asked_for_again() {
+    let mut world = World::with(hasty());
+    let mut pools = Pools::new(&mut world, &[("mac", 1_000)], &[("a", 600), ("b", 600)]);
+    pools.resident(&mut world, "w1", "mac", "a");
+    let submitted = world.event(wanting(1, "b"));
+    let step = pools.answer_all(&mut world, &submitted);
+    assert_eq!(killed(&step).len(), 1, "it is idle");
+    assert!(killed(&pass_with(&mut world, "w1", 19_000)).is_empty());
+    let again = pass_with(&mut world, "w1", 1_000);
+    let victim = killed(&again).pop().expect("asked again");
+    let step = pools.stopped(&mut world, &victim);
+    assert_eq!(spawned(&pools.answer_all(&mut world, &step)).len(), 1, "and then the other model comes");
+    let twice = world.event(Event::StopEnded { pool_id: pools.id("mac"), worker_id: victim, error: None });
+    assert!(killed(&twice).is_empty(), "the other answer changes nothing");
 }

@@ -81,7 +81,7 @@ fn a_withdrawn_job_is_off_its_session_dispatched_or_not() {
         let session = |world: &World| world.brain.session(&TenantId::default(), &id, world.now);
         world.event(Event::Submit(Submission { session_id: Some(id.clone()), ..submission(1) }));
         let open = session(&world).expect("made");
-        assert_eq!((open.jobs_open, open.tokens_reserved), (1, 18));
+        assert_eq!((open.jobs_open, open.tokens_reserved), (1, 22));
         let step = world.event(Event::Withdraw { job_id: job(1) });
         assert_eq!(step.writes, []);
         let left = session(&world).expect("its row is written whatever becomes of the job");

@@ -160,6 +160,8 @@ fn supply(layers: &Layers, problems: &mut Vec<Problem>) -> SupplySettings {
         spawn_tries: small(layers, "spawn_tries"),
         backoff_first_ms: number(layers, "spawn_backoff_first_ms"),
         backoff_max_ms: number(layers, "spawn_backoff_max_ms"),
+        spawn_timeout_ms: number(layers, "spawn_timeout_ms"),
+        stop_timeout_ms: number(layers, "stop_timeout_ms"),
     };
     not_above(layers, "spawn_backoff_first_ms", "spawn_backoff_max_ms", problems);
     if settings.min_residency_ms > settings.swap_patience_ms {

@@ -352,8 +352,14 @@ impl Brain {
         Ok(())
     }
 
-    /// The end: what is on disk is all there is.
-    pub fn close(self) -> Result<(), StoreError> {
+    /// The end: what is on disk is all there is, with what was learnt where there is room for it.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        if let Some(learnt) = self.orchestrator.unsaved_estimates() {
+            let changes = prepare::changes(&self.actions.subscribers, vec![learnt], &[], None);
+            if let Err(error) = self.write(&changes, self.clock.now()) {
+                self.note_refusal(error)?;
+            }
+        }
         self.store.close()
     }
 

@@ -26,6 +26,26 @@ async fn a_running_job_is_cancelled_once() {
 }
 
 #[tokio::test]
+async fn what_was_shown_of_a_cancelled_job_counts_although_its_worker_never_says_a_word() {
+    let daemon = Daemon::start_with(|config| config.settings.cancel_final_ms = 50).await;
+    let worker = Worker::start(&daemon.url(""), &["a", "b", "c"]).await;
+    worker.turn_deaf();
+    // `started`, `metrics` and two tokens.
+    worker.allow(4);
+    let job = daemon.submit(json!({ "prompt": "x" })).await;
+    let mut reader = daemon.follow(&job, None).await;
+    let mut tokens = 0;
+    while tokens < 2 {
+        let frame = reader.next().await.expect("the stream goes on");
+        tokens += u64::from(&*frame.event == "token");
+    }
+    let (status, answer) = daemon.post(&format!("/v2/tasks/{job}/cancel"), "").await;
+    assert_eq!(status, 202, "{answer}");
+    let view = daemon.until_status(&job, "cancelled").await;
+    assert_eq!((&view["end"]["tokens_out"], &view["end"]["stop_reason"]), (&json!(2), &json!("CANCELLED")));
+}
+
+#[tokio::test]
 async fn nobody_cancels_what_does_not_exist() {
     let daemon = Daemon::start().await;
     for job in ["job_01901234-5678-7abc-8def-0123456789ab", "nonsense"] {

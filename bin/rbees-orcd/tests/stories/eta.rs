@@ -48,10 +48,23 @@ async fn an_estimate_is_told_once_something_was_learnt_and_outlives_a_restart_wi
 }
 
 #[tokio::test]
+async fn what_few_jobs_taught_is_known_after_a_stop() {
+    let daemon = Daemon::start().await;
+    let worker = Worker::start(&daemon.url(""), &["a", "b"]).await;
+    learn(&daemon, 2).await;
+    let Daemon { home, server, http } = daemon;
+    server.stop().await.expect("everything is on disk");
+    let daemon = Daemon::open(home, http).await;
+    worker.register(&daemon.url("")).await;
+    let (_, job) = hand_in(&daemon, json!({ "prompt": "x", "max_tokens": 8 })).await;
+    assert!(is_range(&job["eta_ms"]), "{job}");
+}
+
+#[tokio::test]
 async fn a_deadline_that_cannot_be_kept_is_refused_with_the_estimate() {
     let daemon = Daemon::start().await;
     let worker = Worker::start(&daemon.url(""), &["a", "b"]).await;
-    learn(&daemon, 3).await;
+    learn(&daemon, 8).await;
     worker.allow(0);
     // Long answers were seen to take long: 2 of 8 tokens in 2 ms make seconds of many.
     let body = json!({ "prompt": "x".repeat(40), "max_tokens": 8, "deadline_ms": 1 });

@@ -2,6 +2,7 @@
 //! as much of it as the test allows.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ struct Shared {
     /// Grows whenever all open streams are to break.
     breaks: watch::Sender<u64>,
     resumed: Mutex<u64>,
+    /// Whether it does not do what a cancellation asks of it.
+    deaf: AtomicBool,
     /// Heartbeats that were answered.
     beats: watch::Sender<u64>,
 }
@@ -82,6 +85,7 @@ impl Worker {
             acknowledged: Mutex::default(),
             breaks: watch::Sender::new(0),
             resumed: Mutex::default(),
+            deaf: AtomicBool::new(false),
             beats: watch::Sender::new(0),
         };
         let worker = Self { shared: Arc::new(shared) };
@@ -95,6 +99,11 @@ impl Worker {
         tokio::spawn(async move { axum::serve(listener, router).await });
         worker.register(daemon).await;
         worker
+    }
+
+    /// From now on cancellations are taken in and nothing comes of them.
+    pub fn turn_deaf(&self) {
+        self.shared.deaf.store(true, Ordering::SeqCst);
     }
 
     /// Introduces itself and goes on with heartbeats.
@@ -322,6 +331,9 @@ async fn acknowledge(State(worker): State<Worker>, Path((job, attempt)): Path<(S
 
 /// Cuts the log to what readers were allowed to see, and ends it.
 async fn cancel(State(worker): State<Worker>, Json(request): Json<CancelRequest>) -> StatusCode {
+    if worker.shared.deaf.load(Ordering::SeqCst) {
+        return StatusCode::ACCEPTED;
+    }
     let key = (request.job_id, request.attempt.map_or(1, |attempt| attempt.0));
     let allowed = *worker.shared.allowed.borrow();
     if let Some(run) = worker.shared.runs.lock().unwrap().get(&key) {

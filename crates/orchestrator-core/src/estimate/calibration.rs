@@ -138,6 +138,30 @@ impl Calibration {
     }
 }
 
+/// The narrowest range, p90 over p50, that a run over its time is believed to follow.
+const NARROWEST_TAIL: f64 = 1.5;
+
+/// What is left of a range for one that has lasted `spent_ms` and not ended. A time whose half and
+/// nine tenths lie at `p50` and `p90` is taken to be log-logistic, so its survivors' quantiles have a
+/// closed form: `S(t) = 1 / (1 + (t / p50)^b)` with `b = ln 9 / ln(p90 / p50)`. The longer it has
+/// lasted, the more is left; nothing is ever left for who shows no sign of ending.
+pub fn remaining(range: Eta, spent_ms: u64) -> Eta {
+    let (p50, p90) = (range.p50.max(1) as f64, range.p90.max(1) as f64);
+    let spent = spent_ms as f64;
+    let shape = |spread: f64| libm::log(9.0) / libm::log(spread);
+    let (b, b_tail) = (shape((p90 / p50).max(1.01)), shape((p90 / p50).max(NARROWEST_TAIL)));
+    // The share of those that are left which is yet to end, at the half and at nine tenths.
+    let left = |of_left: f64| {
+        let past = libm::pow(spent / p50, b);
+        let at = p50 * libm::pow((1.0 + past) / of_left - 1.0, 1.0 / b);
+        let tail = spent * (libm::pow(of_left, -1.0 / b_tail) - 1.0);
+        // Far out the powers leave the range of numbers, and only the tail counts.
+        if at.is_finite() { (at - spent).max(tail) } else { tail }
+    };
+    let half = left(0.5).ceil();
+    Eta { p50: half as u64, p90: left(0.1).ceil().max(half) as u64 }
+}
+
 fn ratio(forecast: &Forecast, actual_ms: u64) -> f64 {
     actual_ms.saturating_sub(forecast.held_ms).max(1) as f64 / forecast.expected_ms() as f64
 }
@@ -148,7 +172,32 @@ mod tests {
     use crate::estimate::Basis;
 
     fn forecast(wait_ms: u64) -> Forecast {
-        Forecast { held_ms: 0, wait_ms, service_ms: 1_000, basis: Basis::Exact, eta: Eta { p50: 0, p90: 0 } }
+        Forecast {
+            held_ms: 0,
+            wait_ms,
+            service_ms: 1_000,
+            basis: Basis::Exact,
+            binding: true,
+            eta: Eta { p50: 0, p90: 0 },
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_run_shrinks_while_it_keeps_its_time_and_grows_when_it_is_over() {
+        for range in [Eta { p50: 1_000, p90: 2_000 }, Eta { p50: 1_000, p90: 1_000 }] {
+            let left = |spent| remaining(range, spent);
+            let fresh = left(0);
+            assert!(fresh.p50.abs_diff(range.p50) <= 1 && fresh.p90.abs_diff(range.p90) <= 10, "{fresh:?}");
+            assert!(left(500).p50 < 600 && left(500).p50 >= 500, "{:?}", left(500));
+            for spent in [1_000, 2_000, 10_000, 1_000_000, u64::MAX / 4] {
+                let eta = left(spent);
+                assert!(
+                    eta.p50 >= spent / 10 && eta.p90 >= spent / 3 && eta.p90 >= eta.p50,
+                    "{spent}: {eta:?}"
+                );
+            }
+        }
+        assert_eq!(remaining(Eta { p50: 0, p90: 0 }, 0).p50, 1, "nobody ends this very instant");
     }
 
     #[test]

@@ -43,7 +43,7 @@ fn asked(class: Priority, tenant: &TenantId) -> Asked<'_> {
 }
 
 fn run(end: Work) -> Running {
-    Running { end: Some(end), service_ms: None, load: 1 }
+    Running { began: 0, end: Some(end), service_ms: None, load: 1 }
 }
 
 #[test]
@@ -51,22 +51,20 @@ fn a_wait_is_what_lies_ahead_over_the_slots() {
     use Priority::{Batch, Interactive};
     let mut ledger = Ledger::default();
     let own = tenant(0);
-    assert_eq!(ledger.wait_of_new("m", &asked(Interactive, &own)), None, "nobody serves the model");
+    assert_eq!(ledger.wait_of_new("m", &asked(Interactive, &own), None), None, "nobody serves the model");
     ledger.put_worker(&facts(1, 2), 2);
-    assert_eq!(ledger.wait_of_new("m", &asked(Interactive, &own)), Some(0), "a slot is free");
+    assert_eq!(ledger.wait_of_new("m", &asked(Interactive, &own), None), Some(0), "a slot is free");
     ledger.put_running(job(1), "m", run(2 * SECOND));
     ledger.put_running(job(2), "m", run(4 * SECOND));
-    let wait = |ledger: &mut Ledger, class, tenant: &TenantId| ledger.wait_of_new("m", &asked(class, tenant));
+    let wait =
+        |ledger: &mut Ledger, class, tenant: &TenantId| ledger.wait_of_new("m", &asked(class, tenant), None);
     assert_eq!(wait(&mut ledger, Interactive, &own), Some(3 * SECOND / 2), "3 s are left on average");
-    ledger.put_waiting(job(3), "m", Interactive, &own, Some(5 * SECOND));
-    ledger.put_waiting(job(4), "m", Interactive, &own, None);
+    ledger.put_waiting(job(3), "m", Interactive, &own, None, Some(5 * SECOND));
+    ledger.put_waiting(job(4), "m", Interactive, &own, None, None);
     assert_eq!(wait(&mut ledger, Interactive, &own), Some((3 + 5 + 1) * SECOND / 2));
     assert_eq!(wait(&mut ledger, Interactive, &tenant(1)), Some(3 * SECOND / 2), "its line is empty");
     assert_eq!(wait(&mut ledger, Batch, &tenant(1)), Some((3 + 6) * SECOND / 2), "interactive goes first");
-    assert_eq!(ledger.wait_of(job(3), SECOND, 0), Some((3 + 1) * SECOND / 2));
-    assert_eq!((ledger.position(job(3)), ledger.position(job(4))), (Some(0), Some(1)));
-    ledger.put_running(job(3), "m", run(SECOND));
-    assert_eq!(ledger.position(job(4)), Some(0));
+    assert_eq!(ledger.wait_of(job(3), SECOND, None, 0), Some((3 + 1) * SECOND / 2));
 }
 
 #[test]
@@ -74,16 +72,34 @@ fn batch_jobs_get_what_the_interactive_ones_that_come_in_leave() {
     let mut ledger = Ledger::default();
     let own = tenant(0);
     ledger.put_worker(&facts(1, 1), 1);
-    ledger.put_running(job(1), "m", run(200 * SECOND));
+    ledger.put_running(job(1), "m", Running { began: 150 * SECOND, ..run(200 * SECOND) });
     let mut now = 60 * SECOND;
     for _ in 0..240 {
         now += SECOND / 2;
         ledger.note_arrival("m", Priority::Interactive, SECOND / 4, now);
     }
     let asked = Asked { class: Priority::Batch, tenant: &own, work: SECOND, now };
-    let wait = ledger.wait_of_new("m", &asked).expect("served");
+    let wait = ledger.wait_of_new("m", &asked, None).expect("served");
     let alone = 20 * SECOND;
     assert!(wait.abs_diff(2 * alone) < SECOND, "half of the slot is left, so it takes twice as long: {wait}");
+}
+
+#[test]
+fn a_run_over_its_time_has_the_more_left_the_longer_it_has_lasted() {
+    let mut ledger = Ledger::default();
+    let own = tenant(0);
+    ledger.put_worker(&facts(1, 1), 1);
+    ledger.put_running(job(1), "m", run(10 * SECOND));
+    ledger.put_waiting(job(2), "m", Priority::Interactive, &own, None, Some(SECOND));
+    let left =
+        |ledger: &Ledger, seconds| ledger.wait_of(job(2), SECOND, None, seconds * SECOND).expect("it waits");
+    let told = |ledger: &Ledger| [0, 5, 8, 10, 20, 100].map(|at| left(ledger, at) / (SECOND / 2));
+    let halves = [20, 10, 4, 5, 10, 50];
+    assert_eq!(told(&ledger), halves, "it shrinks, and grows once the run shows no sign of ending");
+    ledger.pass_time(job(2), 100 * SECOND);
+    assert_eq!(left(&ledger, 100), 25 * SECOND, "whether that was noted before it was asked or not");
+    ledger.remove(job(1));
+    assert_eq!(left(&ledger, 100), 0);
 }
 
 #[derive(Debug, Clone)]
@@ -107,7 +123,10 @@ fn doing() -> impl Strategy<Value = Doing> {
 proptest! {
     /// Whatever comes and goes in whatever order, the sums are those of what is there.
     #[test]
-    fn sums_are_what_a_recount_gives(doings in proptest::collection::vec(doing(), 0..80)) {
+    fn sums_are_what_a_recount_gives(
+        doings in proptest::collection::vec(doing(), 0..80),
+        now in 0..(20 * SECOND),
+    ) {
         let mut ledger = Ledger::default();
         let mut waiting: BTreeMap<u8, (Priority, u8, Option<Work>)> = BTreeMap::new();
         let mut running: BTreeMap<u8, Work> = BTreeMap::new();
@@ -116,7 +135,7 @@ proptest! {
             match doing {
                 Doing::Wait(n, batch, of, work) => {
                     let class = if batch { Priority::Batch } else { Priority::Interactive };
-                    ledger.put_waiting(job(n), "m", class, &tenant(of), work);
+                    ledger.put_waiting(job(n), "m", class, &tenant(of), None, work);
                     running.remove(&n);
                     waiting.insert(n, (class, of, work));
                 }
@@ -143,7 +162,12 @@ proptest! {
         prop_assert_eq!(ledger.jobs.len(), waiting.len() + running.len());
         if let Some(load) = ledger.models.get("m") {
             prop_assert_eq!((load.slots, load.running.jobs), (all, running.len() as u64));
-            prop_assert_eq!(load.running.sum_of_ends, running.values().map(|end| u128::from(*end)).sum::<u128>());
+            let own = tenant(0);
+            let asked = Asked { now, ..asked(Priority::Interactive, &own) };
+            let left = |end: &Work| if now >= end / 5 * 4 { u128::from(now) } else { u128::from(4 * (end - now)) };
+            let mean = running.values().map(left).sum::<u128>() / 4 / running.len().max(1) as u128;
+            let off = |load: &ModelLoad| u128::from(load.running.mean_left(&asked)).abs_diff(mean);
+            prop_assert!(off(load) <= 1);
             for class in [Priority::Interactive, Priority::Batch] {
                 prop_assert_eq!(load.class(class).sum.jobs, count(class));
                 for of in 0..3_u8 {
@@ -153,11 +177,6 @@ proptest! {
                     prop_assert_eq!(line.map_or(0, |line| line.sum.size(SECOND)), size);
                 }
             }
-        }
-        for (n, (class, _, _)) in &waiting {
-            let before_class = if *class == Priority::Batch { count(Priority::Interactive) } else { 0 };
-            let position = ledger.position(job(*n)).expect("it waits");
-            prop_assert!((before_class..before_class + count(*class)).contains(&position));
         }
     }
 }

@@ -3,10 +3,12 @@
 //! [`Rates`] learns how fast which model runs where and how much it says. The ledger sums the work
 //! that lies ahead, so that a wait is a question of O(log n). Both give an expectation;
 //! [`Calibration`] turns it into a range by how far earlier expectations were off. What nothing is
-//! known of has no estimate: none is ever made up.
+//! known of has no estimate: no rate is ever made up. Only how long a worker takes to start is assumed
+//! where it was never seen, and nothing is refused on that.
 
 mod calibration;
 pub(crate) mod ledger;
+mod probe;
 mod rates;
 mod stream;
 
@@ -14,14 +16,21 @@ use api_types::event::Eta;
 use api_types::task::EstimateView;
 use serde::{Deserialize, Serialize};
 
-pub use self::calibration::Calibration;
-pub use self::rates::{Basis, Engine, Rates, Size};
+pub use self::calibration::{Calibration, remaining};
+pub use self::probe::Probes;
+pub use self::rates::{Basis, Engine, Rates, Service, Size, Took};
 use crate::row::JobRow;
 use crate::time::Time;
 
-/// Ends after which what was learnt is worth a write, and how long at least lies between two.
+/// Runs from which on a figure is believed enough to refuse a deadline on it.
+const BELIEVED_FROM: u32 = 8;
+
+/// Changes after which what was learnt is written with the next commit that is made anyway, and how
+/// long at least lies between two.
 const SAVED_EVERY: u32 = 64;
 const SAVED_EVERY_MS: u64 = 5_000;
+/// How long a change waits at most, in ms; then it has a commit of its own.
+const SAVED_WITHIN_MS: u64 = 30_000;
 
 /// When a job was expected to end, as of its admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +44,25 @@ pub struct Forecast {
     pub service_ms: u64,
     /// What the service is known from.
     pub basis: Basis,
+    /// Whether a deadline may be refused on it: the service was learnt from this model, from 8 runs at
+    /// least, and the job is no probe.
+    #[serde(default)]
+    pub binding: bool,
     /// The range that was told, in milliseconds from the submission.
     pub eta: Eta,
+}
+
+impl Service {
+    /// Whether a deadline may be refused on it.
+    pub fn is_believed(&self) -> bool {
+        self.basis < Basis::Backend && self.runs >= BELIEVED_FROM
+    }
+
+    /// The same, after something else that is known less well.
+    pub fn after(self, first: Took) -> Self {
+        let basis = if first.runs == 0 { Basis::Backend } else { self.basis };
+        Self { basis, runs: self.runs.min(first.runs), ..self }
+    }
 }
 
 impl Forecast {
@@ -99,7 +125,8 @@ pub fn latest_start(row: &JobRow) -> Option<Time> {
     row.deadline.map(|deadline| Time(deadline.0.saturating_sub(service_ms)))
 }
 
-/// Everything that was learnt. Written down now and then, so that a restart does not forget it.
+/// Everything that was learnt. Written down within half a minute of a change and at an orderly stop, so
+/// that a restart does not forget it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Estimates {
@@ -107,32 +134,52 @@ pub struct Estimates {
     pub rates: Rates,
     /// How far off.
     pub calibration: Calibration,
+    /// Who was let through to see.
+    pub probes: Probes,
 }
 
 /// When what was learnt is to be written.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Unsaved {
-    ends: u32,
+    changes: u32,
     saved_at: Time,
+    /// When the first of the changes has waited for long enough.
+    due_at: Option<Time>,
+    /// For when the alarm is set.
+    alarm_at: Option<Time>,
 }
 
 impl Unsaved {
     /// Nothing is unsaved.
     pub const fn none(now: Time) -> Self {
-        Self { ends: 0, saved_at: now }
+        Self { changes: 0, saved_at: now, due_at: None, alarm_at: None }
     }
 
-    /// One more end was learnt from.
-    pub const fn note(&mut self) {
-        self.ends = self.ends.saturating_add(1);
+    /// Something more was learnt.
+    pub fn note(&mut self, now: Time) {
+        self.changes = self.changes.saturating_add(1);
+        self.due_at.get_or_insert(now + SAVED_WITHIN_MS);
     }
 
-    /// Whether it is time to write; counts anew when it is.
-    pub fn is_due(&mut self, now: Time) -> bool {
-        let due = self.ends >= SAVED_EVERY && now.since(self.saved_at) >= SAVED_EVERY_MS;
+    /// Whether anything was learnt since the last write.
+    pub const fn any(&self) -> bool {
+        self.changes > 0
+    }
+
+    /// Whether it is time to write, where a commit is made anyway or not; counts anew when it is.
+    pub fn is_due(&mut self, commits: bool, now: Time) -> bool {
+        let ripe = self.changes >= SAVED_EVERY && now.since(self.saved_at) >= SAVED_EVERY_MS;
+        let due = (commits && ripe) || self.due_at.is_some_and(|at| at <= now);
         if due {
-            *self = Self::none(now);
+            *self = Self { alarm_at: self.alarm_at, ..Self::none(now) };
         }
         due
+    }
+
+    /// The new alarm, when it is to be set or taken away.
+    pub fn take_alarm(&mut self) -> Option<Option<Time>> {
+        let changed = self.alarm_at != self.due_at;
+        self.alarm_at = self.due_at;
+        changed.then_some(self.due_at)
     }
 }

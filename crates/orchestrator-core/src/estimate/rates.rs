@@ -108,6 +108,15 @@ pub struct Rates {
     clock: u64,
 }
 
+/// How long something took so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Took {
+    /// Milliseconds, on average.
+    pub ms: f64,
+    /// Times it was seen.
+    pub runs: u32,
+}
+
 /// Milliseconds by model and pool.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct ByPool(#[serde(with = "pairs")] BTreeMap<(String, String), Mean>);
@@ -122,11 +131,12 @@ impl ByPool {
     }
 
     /// Of this pool, else the longest of any.
-    fn get(&self, model: &str, pool: &str) -> Option<f64> {
-        let exact = self.0.get(&(model.to_owned(), pool.to_owned())).and_then(Mean::get);
+    fn get(&self, model: &str, pool: &str) -> Option<Took> {
+        let took = |mean: &Mean| Some(Took { ms: mean.get()?, runs: mean.runs() });
+        let exact = self.0.get(&(model.to_owned(), pool.to_owned())).and_then(took);
         let from = (model.to_owned(), String::new());
         let others = || self.0.range(from..).take_while(|((of, _), _)| of == model);
-        exact.or_else(|| others().filter_map(|(_, mean)| mean.get()).reduce(f64::max))
+        exact.or_else(|| others().filter_map(|(_, mean)| took(mean)).max_by(|a, b| a.ms.total_cmp(&b.ms)))
     }
 }
 
@@ -137,6 +147,24 @@ pub struct Size {
     pub prompt_bytes: u64,
     /// Tokens it may generate; `None` is what the context leaves.
     pub max_tokens: Option<u32>,
+}
+
+/// How long an attempt is expected to take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Service {
+    /// Milliseconds from its dispatch to its end.
+    pub ms: f64,
+    /// What that is known from.
+    pub basis: Basis,
+    /// Runs behind the figure that the fewest are behind.
+    pub runs: u32,
+}
+
+/// A service, and where it was looked up.
+struct Expected<'a> {
+    service: Service,
+    prompt_at: u32,
+    pace_of: Option<&'a Engine>,
 }
 
 impl Rates {
@@ -164,7 +192,24 @@ impl Rates {
             manner.note(size, end);
         }
         let spent = end.prefill_time_ms.saturating_add(end.decode_time_ms);
-        self.overhead.note(attempt_ms.saturating_sub(spent) as f64);
+        self.overhead.note((attempt_ms.saturating_sub(spent) as f64).max(SHORTEST_MS));
+    }
+
+    /// Learns that a run was cut off before its end: of what it would have taken only that it was
+    /// more. The figures stay; they rest on one run more.
+    pub fn note_cut(&mut self, engine: &Engine, size: Size, load: u32) {
+        let Some(expected) = self.expect(engine, size, load) else { return };
+        let (at, key) = (expected.prompt_at, expected.pace_of.cloned());
+        let pace = match key {
+            Some(key) => self.paces.get_mut(&key),
+            None => self.backends.get_mut(&engine.backend),
+        };
+        if let Some(pace) = pace {
+            pace.prefill.note_cut(at);
+            pace.decode.note_cut(load);
+        }
+        self.manners.get_mut(&engine.model).unwrap_or(&mut self.anyones).note_cut(size);
+        self.overhead.note_cut();
     }
 
     /// Learns how long a worker of `model` on `pool` took to read its model.
@@ -177,41 +222,49 @@ impl Rates {
         self.spawns.note(model, pool, ms);
     }
 
-    /// How long a worker of `model` takes to read its model on `pool`, in ms; on any pool where this
-    /// one is not known.
-    pub fn load_ms(&self, model: &str, pool: &str) -> Option<f64> {
+    /// How long a worker of `model` takes to read its model on `pool`; on any pool where this one is
+    /// not known.
+    pub fn load(&self, model: &str, pool: &str) -> Option<Took> {
         self.loads.get(model, pool)
     }
 
-    /// How long a worker of `model` takes from being asked for to being ready, in ms; as
-    /// [`Self::load_ms`].
-    pub fn spawn_ms(&self, model: &str, pool: &str) -> Option<f64> {
+    /// How long a worker of `model` takes from being asked for to being ready; as [`Self::load`].
+    pub fn spawn(&self, model: &str, pool: &str) -> Option<Took> {
         self.spawns.get(model, pool)
     }
 
-    /// Milliseconds one attempt of a job of this size takes on this engine while `load` runs share
-    /// the worker, and what that rests on. `None`: nothing like it was ever seen.
-    pub fn service_ms(&self, engine: &Engine, size: Size, load: u32) -> Option<(f64, Basis)> {
+    /// How long one attempt of a job of this size takes on this engine while `load` runs share the
+    /// worker. `None`: nothing like it was ever seen.
+    pub fn service(&self, engine: &Engine, size: Size, load: u32) -> Option<Service> {
+        self.expect(engine, size, load).map(|expected| expected.service)
+    }
+
+    fn expect(&self, engine: &Engine, size: Size, load: u32) -> Option<Expected<'_>> {
         let (manner, manner_basis) = self.manner(&engine.model);
         let tokens_in = manner.tokens_in(size.prompt_bytes)?;
         let tokens_out = manner.tokens_out(size.max_tokens)?;
-        let (pace, pace_basis) = self.pace(engine)?;
-        let at = tokens_in.min(f64::from(u32::MAX)) as u32;
-        let prefill = tokens_in * pace.prefill.get(at)?;
+        let (pace, pace_of, pace_basis) = self.pace(engine)?;
+        let prompt_at = tokens_in.min(f64::from(u32::MAX)) as u32;
+        let (prefill, decode) = (pace.prefill.at(prompt_at)?, pace.decode.at(load));
         // Answers of one token tell nothing of the decode; where only such came, none is expected.
-        let decode = (tokens_out - 1.0).max(0.0) * pace.decode.get(load).unwrap_or(0.0);
-        let overhead = self.overhead.get().unwrap_or(0.0);
-        Some((prefill + decode + overhead, pace_basis.max(manner_basis)))
+        let decode_ms = (tokens_out - 1.0).max(0.0) * decode.and_then(Mean::get).unwrap_or(0.0);
+        let ms = tokens_in * prefill.get()? + decode_ms + self.overhead.get().unwrap_or(0.0);
+        let means = [Some(prefill), decode, manner.of_answer(size.max_tokens), Some(&manner.tokens_per_byte)];
+        let runs = means.into_iter().flatten().map(Mean::runs).min().unwrap_or(0);
+        let service = Service { ms, basis: pace_basis.max(manner_basis), runs };
+        Some(Expected { service, prompt_at, pace_of })
     }
 
-    fn pace(&self, engine: &Engine) -> Option<(&Pace, Basis)> {
-        if let Some(pace) = self.paces.get(engine) {
-            return Some((pace, Basis::Exact));
+    /// The pace of an engine, and whose it is; `None` for that of a whole backend.
+    fn pace(&self, engine: &Engine) -> Option<(&Pace, Option<&Engine>, Basis)> {
+        if let Some((key, pace)) = self.paces.get_key_value(engine) {
+            return Some((pace, Some(key), Basis::Exact));
         }
         let from = Engine { model: engine.model.clone(), quantization: None, ..Engine::unknown() };
         let same_model = self.paces.range(from..).take_while(|(key, _)| key.model == engine.model);
-        let latest = same_model.max_by_key(|(_, pace)| pace.seen).map(|(_, pace)| (pace, Basis::Model));
-        latest.or_else(|| self.backends.get(&engine.backend).map(|pace| (pace, Basis::Backend)))
+        let latest = same_model.max_by_key(|(_, pace)| pace.seen);
+        let latest = latest.map(|(key, pace)| (pace, Some(key), Basis::Model));
+        latest.or_else(|| self.backends.get(&engine.backend).map(|pace| (pace, None, Basis::Backend)))
     }
 
     fn manner(&self, model: &str) -> (&Manner, Basis) {
@@ -241,9 +294,23 @@ impl Manner {
     }
 
     fn tokens_out(&self, max_tokens: Option<u32>) -> Option<f64> {
+        let mean = self.of_answer(max_tokens)?.get()?;
+        Some(max_tokens.map_or(mean, |most| (mean * f64::from(most)).max(1.0)))
+    }
+
+    /// What is known of how long answers under this bound are.
+    fn of_answer(&self, max_tokens: Option<u32>) -> Option<&Mean> {
         match max_tokens {
-            Some(most) => self.share.get(most).map(|share| (share * f64::from(most)).max(1.0)),
-            None => self.unbounded.get(),
+            Some(most) => self.share.at(most),
+            None => Some(&self.unbounded),
+        }
+    }
+
+    fn note_cut(&mut self, size: Size) {
+        self.tokens_per_byte.note_cut();
+        match size.max_tokens {
+            Some(most) => self.share.note_cut(most),
+            None => self.unbounded.note_cut(),
         }
     }
 }
@@ -264,7 +331,7 @@ fn entry<'a, K: Ord + Clone, V: Default>(
 }
 
 /// Maps whose keys are no words, as lists of pairs: JSON has no other way.
-mod pairs {
+pub(in crate::estimate) mod pairs {
     use std::collections::BTreeMap;
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

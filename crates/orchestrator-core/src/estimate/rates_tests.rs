@@ -28,25 +28,25 @@ fn run(rates: &mut Rates, engine: &Engine, bytes: u64, max_tokens: u32, tokens_o
 #[test]
 fn what_was_never_seen_is_unknown() {
     let mut rates = Rates::default();
-    assert_eq!(rates.service_ms(&engine("a", "cpu"), size(400, 100), 1), None);
+    assert_eq!(rates.service(&engine("a", "cpu"), size(400, 100), 1), None);
     run(&mut rates, &engine("a", "cpu"), 400, 100, 51);
-    assert_eq!(rates.service_ms(&engine("b", "cuda"), size(400, 100), 1), None, "another backend");
+    assert_eq!(rates.service(&engine("b", "cuda"), size(400, 100), 1), None, "another backend");
     let unbounded = Size { prompt_bytes: 400, max_tokens: None };
-    assert_eq!(rates.service_ms(&engine("a", "cpu"), unbounded, 1), None, "no job without a bound ended yet");
+    assert_eq!(rates.service(&engine("a", "cpu"), unbounded, 1), None, "no job without a bound ended yet");
 }
 
 #[test]
 fn the_estimate_is_prefill_and_expected_decode_and_says_what_it_rests_on() {
     let mut rates = Rates::default();
     (0..20).for_each(|_| run(&mut rates, &engine("a", "cpu"), 400, 100, 51));
-    let close = |found: Option<(f64, Basis)>, ms: f64, basis| {
-        let (found, on) = found.expect("known");
+    let close = |found: Option<Service>, ms: f64, basis| {
+        let Service { ms: found, basis: on, .. } = found.expect("known");
         assert!((found - ms).abs() < 1.0 && on == basis, "{found} on {on:?}, not {ms} on {basis:?}");
     };
-    close(rates.service_ms(&engine("a", "cpu"), size(400, 100), 1), 200.0 + 500.0 + 5.0, Basis::Exact);
-    close(rates.service_ms(&engine("a", "cpu"), size(800, 100), 1), 400.0 + 500.0 + 5.0, Basis::Exact);
-    close(rates.service_ms(&engine("a", "cuda"), size(400, 100), 1), 705.0, Basis::Model);
-    close(rates.service_ms(&engine("b", "cpu"), size(400, 100), 1), 705.0, Basis::Backend);
+    close(rates.service(&engine("a", "cpu"), size(400, 100), 1), 200.0 + 500.0 + 5.0, Basis::Exact);
+    close(rates.service(&engine("a", "cpu"), size(800, 100), 1), 400.0 + 500.0 + 5.0, Basis::Exact);
+    close(rates.service(&engine("a", "cuda"), size(400, 100), 1), 705.0, Basis::Model);
+    close(rates.service(&engine("b", "cpu"), size(400, 100), 1), 705.0, Basis::Backend);
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn long_answers_are_expected_where_long_ones_were_asked_for() {
         run(&mut rates, &chat, 40, 16, 16);
         run(&mut rates, &chat, 40, 4_096, 205);
     }
-    let decode = |max_tokens| rates.service_ms(&chat, size(40, max_tokens), 1).map_or(0.0, |(ms, _)| ms);
+    let decode = |max_tokens| rates.service(&chat, size(40, max_tokens), 1).map_or(0.0, |service| service.ms);
     assert!((decode(16) - 175.0).abs() < 2.0, "{}", decode(16));
     assert!((decode(4_096) - 2_065.0).abs() < 20.0, "{}", decode(4_096));
 }
@@ -80,12 +80,12 @@ fn load_times_are_known_by_pool_and_the_slowest_pool_stands_in_for_one_that_is_n
     rates.note_load("a", "mac", 2_000);
     rates.note_load("a", "box", 8_000);
     rates.note_load("b", "mac", 90_000);
-    assert_eq!(rates.load_ms("a", "mac"), Some(2_000.0));
-    assert_eq!(rates.load_ms("a", "attic"), Some(8_000.0));
-    assert_eq!(rates.load_ms("c", "mac"), None);
-    assert_eq!(rates.spawn_ms("a", "mac"), None, "reading is not all there is to a spawn");
+    assert_eq!(rates.load("a", "mac").map(|took| took.ms), Some(2_000.0));
+    assert_eq!(rates.load("a", "attic").map(|took| took.ms), Some(8_000.0));
+    assert_eq!(rates.load("c", "mac").map(|took| took.ms), None);
+    assert_eq!(rates.spawn("a", "mac").map(|took| took.ms), None, "reading is not all there is to a spawn");
     rates.note_spawn("a", "mac", 3_000);
-    assert_eq!(rates.spawn_ms("a", "mac"), Some(3_000.0));
+    assert_eq!(rates.spawn("a", "mac").map(|took| took.ms), Some(3_000.0));
 }
 
 #[test]

@@ -14,6 +14,9 @@ const CUT: f64 = 8.0;
 pub struct Mean {
     mean: f64,
     count: u32,
+    /// Runs that were cut off since the last value.
+    #[serde(default)]
+    cut: u32,
 }
 
 impl Mean {
@@ -25,7 +28,18 @@ impl Mean {
         let trusted = self.count >= TRUSTED_FROM;
         let value = if trusted { value.clamp(self.mean / CUT, self.mean * CUT) } else { value };
         self.count = self.count.saturating_add(1);
+        self.cut = 0;
         self.mean += (value - self.mean) * (1.0 / f64::from(self.count)).max(LEAST_GAIN);
+    }
+
+    /// A run that was expected to have this value was cut off before it could show one.
+    pub const fn note_cut(&mut self) {
+        self.cut = self.cut.saturating_add(1);
+    }
+
+    /// How many runs the mean rests on: those that gave a value, and those that were cut off since.
+    pub const fn runs(&self) -> u32 {
+        self.count.saturating_add(self.cut)
     }
 
     /// The mean; `None` before the first value.
@@ -47,17 +61,27 @@ impl Curve {
     }
 
     /// The mean at `at`, or at the nearest place where anything was seen, the lower of two.
-    pub fn get(&self, at: u32) -> Option<f64> {
+    pub fn at(&self, at: u32) -> Option<&Mean> {
+        self.points.get(&self.nearest(at)?)
+    }
+
+    /// As [`Mean::note_cut`], for the mean at `at`.
+    pub fn note_cut(&mut self, at: u32) {
+        if let Some(mean) = self.nearest(at).and_then(|nearest| self.points.get_mut(&nearest)) {
+            mean.note_cut();
+        }
+    }
+
+    fn nearest(&self, at: u32) -> Option<u8> {
         let wanted = octave(at);
         let below = self.points.range(..=wanted).next_back();
         let above = self.points.range(wanted..).next();
-        let nearest = match (below, above) {
-            (Some(below), Some(above)) if wanted - below.0 <= above.0 - wanted => below,
-            (Some(below), None) => below,
-            (_, Some(above)) => above,
-            (None, None) => return None,
-        };
-        nearest.1.get()
+        match (below, above) {
+            (Some((below, _)), Some((above, _))) if wanted - below <= above - wanted => Some(*below),
+            (Some((below, _)), None) => Some(*below),
+            (_, Some((above, _))) => Some(*above),
+            (None, None) => None,
+        }
     }
 }
 
@@ -163,11 +187,11 @@ mod tests {
     fn a_curve_answers_with_the_nearest_place_it_knows() {
         assert_eq!([0, 1, 2, 3, 4, 5, 8, 9].map(octave), [0, 0, 1, 2, 2, 3, 3, 4]);
         let mut curve = Curve::default();
-        assert_eq!(curve.get(7), None);
+        assert_eq!(curve.at(7), None);
         curve.note(2, 5.0);
         curve.note(100, 50.0);
         for (at, value) in [(1, 5.0), (2, 5.0), (4, 5.0), (15, 5.0), (33, 50.0), (100, 50.0), (9_999, 50.0)] {
-            assert_eq!(curve.get(at), Some(value), "{at}");
+            assert_eq!(curve.at(at).and_then(Mean::get), Some(value), "{at}");
         }
     }
 

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::group::Group;
 use super::lanes::{Flow, Head, Lanes, Spot};
-use super::line::Ticket;
+use super::line::{Place, Ticket};
 use super::passed::Passed;
+use super::ranks::Ranks;
 use super::shares::{Lift, Moved, Shares};
 use crate::row::JobRow;
 
@@ -25,6 +26,8 @@ pub(super) struct Class {
     /// Of the tenants that wait.
     flows: BTreeMap<TenantId, Shares<Flow>>,
     groups: BTreeMap<Group, Lanes>,
+    /// The places of each flow, whatever the demands of their jobs.
+    places: BTreeMap<TenantId, BTreeMap<Flow, Ranks<Place>>>,
     /// Of the same jobs those that have aged.
     aged: BTreeMap<Group, Lanes>,
     tickets: BTreeMap<JobId, Waiting>,
@@ -53,6 +56,7 @@ impl Default for Class {
             tenants: Shares::new(Lift::Minimum),
             flows: BTreeMap::new(),
             groups: BTreeMap::new(),
+            places: BTreeMap::new(),
             aged: BTreeMap::new(),
             tickets: BTreeMap::new(),
         }
@@ -83,6 +87,8 @@ impl Class {
             self.aged.entry(group.clone()).or_default().push(&spot, &ticket);
         }
         self.groups.entry(group).or_default().push(&spot, &ticket);
+        let flows = self.places.entry(row.tenant.clone()).or_default();
+        flows.entry(row.session_id.clone()).or_default().insert(ticket.place);
     }
 
     /// Takes a job out that leaves unserved. Returns whether it was there.
@@ -180,12 +186,13 @@ impl Class {
         self.before(tenant, in_flow, u64::from(in_flow == 0), u64::from(self.tenants.jobs(tenant) == 0))
     }
 
-    /// Jobs that would be served before this waiting one, if all jobs cost the same. Counts those of
-    /// its flow: for views only.
+    /// Jobs that would be served before this waiting one, if all jobs cost the same.
     pub fn position(&self, row: &JobRow) -> u64 {
         let Some(waiting) = self.tickets.get(&row.job_id) else { return 0 };
-        let lanes = self.groups.values();
-        let in_flow = lanes.map(|l| l.before(&row.tenant, &row.session_id, &waiting.ticket)).sum();
+        let Some(lanes) = self.groups.get(&Group::of(row)) else { return 0 };
+        let place = lanes.served_in(&row.tenant, &row.session_id, &waiting.ticket);
+        let of_flow = self.places.get(&row.tenant).and_then(|flows| flows.get(&row.session_id));
+        let in_flow = of_flow.map_or(0, |places| places.rank(&place));
         self.before(&row.tenant, in_flow, 0, 0).min(self.len().saturating_sub(1))
     }
 
@@ -205,8 +212,22 @@ impl Class {
         if waiting.aged {
             take_from(&mut self.aged, &group, &spot, &waiting.ticket, to_serve);
         }
-        take_from(&mut self.groups, &group, &spot, &waiting.ticket, to_serve);
+        if let Some(place) = take_from(&mut self.groups, &group, &spot, &waiting.ticket, to_serve) {
+            self.forget_place(row, &place);
+        }
         true
+    }
+
+    fn forget_place(&mut self, row: &JobRow, place: &Place) {
+        let Some(flows) = self.places.get_mut(&row.tenant) else { return };
+        let Some(places) = flows.get_mut(&row.session_id) else { return };
+        places.remove(place);
+        if places.is_empty() {
+            flows.remove(&row.session_id);
+        }
+        if flows.is_empty() {
+            self.places.remove(&row.tenant);
+        }
     }
 
     fn leave(&mut self, row: &JobRow) {
@@ -250,12 +271,13 @@ fn take_from(
     spot: &Spot<'_>,
     ticket: &Ticket,
     to_serve: bool,
-) {
-    let Some(lanes) = groups.get_mut(group) else { return };
-    lanes.take(spot, ticket, to_serve);
+) -> Option<Place> {
+    let lanes = groups.get_mut(group)?;
+    let place = lanes.take(spot, ticket, to_serve);
     if lanes.is_empty() {
         groups.remove(group);
     }
+    place
 }
 
 fn first<'a>(

@@ -32,6 +32,19 @@ impl Group {
         }
     }
 
+    /// The group of a job as far as it keeps the job from some worker: `None` for one that any may
+    /// take. `is_too_long`: for the context of some.
+    pub fn restricting(row: &JobRow, is_too_long: bool) -> Option<Self> {
+        let group = Self::of(row);
+        let group = if is_too_long { group } else { Self { tokens_at_least: 0, ..group } };
+        let is_free = group.pool.is_none()
+            && group.worker.is_none()
+            && group.require.is_empty()
+            && group.avoid.is_empty()
+            && group.tokens_at_least == 0;
+        (!is_free).then_some(group)
+    }
+
     /// Whether a worker of the model meets these demands, whatever it is doing.
     pub fn is_met_by(&self, worker: &Worker) -> bool {
         let facts = &worker.row.facts;

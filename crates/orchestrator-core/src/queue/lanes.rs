@@ -65,10 +65,10 @@ impl Lanes {
         flows.lines.entry(spot.flow.clone()).or_default().push(ticket);
     }
 
-    /// Takes a job out, to serve it or because it leaves. Returns whether it was there.
-    pub fn take(&mut self, spot: &Spot<'_>, ticket: &Ticket, to_serve: bool) -> bool {
-        let Some(flows) = self.tenants.get_mut(spot.tenant) else { return false };
-        let Some(line) = flows.lines.get_mut(spot.flow) else { return false };
+    /// Takes a job out, to serve it or because it leaves. Gives the place it left by, if it was there.
+    pub fn take(&mut self, spot: &Spot<'_>, ticket: &Ticket, to_serve: bool) -> Option<Place> {
+        let flows = self.tenants.get_mut(spot.tenant)?;
+        let line = flows.lines.get_mut(spot.flow)?;
         let taken = if to_serve { line.serve(ticket) } else { line.remove(ticket) };
         if line.is_empty() {
             flows.lines.remove(spot.flow);
@@ -140,9 +140,9 @@ impl Lanes {
         self.tenants.is_empty()
     }
 
-    /// Jobs of the same flow that go before this one. Counts them: for views only.
-    pub fn before(&self, tenant: &TenantId, flow: &Flow, ticket: &Ticket) -> u64 {
+    /// The place in its flow in which a job will be served.
+    pub fn served_in(&self, tenant: &TenantId, flow: &Flow, ticket: &Ticket) -> Place {
         let line = self.tenants.get(tenant).and_then(|flows| flows.lines.get(flow));
-        line.map_or(0, |line| line.before(ticket))
+        line.map_or(ticket.place, |line| line.served_in(ticket))
     }
 }

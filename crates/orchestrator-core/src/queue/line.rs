@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use api_types::JobId;
 use serde::{Deserialize, Serialize};
 
+use super::ranks::Ranks;
 use crate::time::Time;
 
 /// A place in line: the smallest is served first.
@@ -74,6 +75,9 @@ enum Holder {
 pub(super) struct Line {
     places: BTreeMap<Place, Holder>,
     urgent: BTreeMap<Urgency, Place>,
+    /// The keys of `urgent`, and its values.
+    by_urgency: Ranks<Urgency>,
+    urgent_places: Ranks<Place>,
 }
 
 impl Line {
@@ -84,6 +88,8 @@ impl Line {
         self.places.insert(ticket.place, holder);
         if let Some(urgency) = urgency {
             self.urgent.insert(urgency, ticket.place);
+            self.by_urgency.insert(urgency);
+            self.urgent_places.insert(ticket.place);
         }
     }
 
@@ -106,8 +112,9 @@ impl Line {
     }
 
     /// Takes a job out to serve it. The head leaves by the first place, whose owner gets the
-    /// head's own place in exchange; any other job leaves by its own. Returns whether it was there.
-    pub fn serve(&mut self, ticket: &Ticket) -> bool {
+    /// head's own place in exchange; any other job leaves by its own. Gives the place it left by, if it
+    /// was there.
+    pub fn serve(&mut self, ticket: &Ticket) -> Option<Place> {
         if self.head().is_some_and(|(_, head)| head == ticket.job_id) {
             self.exchange_first(ticket);
         }
@@ -126,13 +133,18 @@ impl Line {
         }
     }
 
-    /// Takes a job out that leaves unserved, with its own place. Returns whether it was there.
-    pub fn remove(&mut self, ticket: &Ticket) -> bool {
+    /// Takes a job out that leaves unserved, with its own place. Gives that place, if it was there.
+    pub fn remove(&mut self, ticket: &Ticket) -> Option<Place> {
         let place = match ticket.urgency() {
-            Some(urgency) => self.urgent.remove(&urgency),
-            None => Some(ticket.place),
+            Some(urgency) => {
+                let place = self.urgent.remove(&urgency)?;
+                self.by_urgency.remove(&urgency);
+                self.urgent_places.remove(&place);
+                place
+            }
+            None => ticket.place,
         };
-        place.is_some_and(|place| self.places.remove(&place).is_some())
+        self.places.remove(&place).map(|_| place)
     }
 
     /// Whether nobody is in it.
@@ -140,13 +152,10 @@ impl Line {
         self.places.is_empty()
     }
 
-    /// Jobs that are served before this one. Counts them: for views only.
-    pub fn before(&self, ticket: &Ticket) -> u64 {
-        let Some(urgency) = ticket.urgency() else { return self.places.range(..ticket.place).count() as u64 };
-        let more_urgent = self.urgent.range(..urgency).count();
-        let served_in = self.places.iter().filter(|(_, holder)| matches!(holder, Holder::Urgent(_)));
-        let place = served_in.map(|(place, _)| *place).nth(more_urgent).unwrap_or(ticket.place);
-        self.places.range(..place).count() as u64
+    /// The place in which a job will be served.
+    pub fn served_in(&self, ticket: &Ticket) -> Place {
+        let of_urgent = |urgency| self.urgent_places.nth(self.by_urgency.rank(&urgency));
+        ticket.urgency().and_then(of_urgent).unwrap_or(ticket.place)
     }
 }
 
@@ -163,13 +172,17 @@ mod tests {
         Ticket::new(job_id, 0, number, number, latest_start.map(Time))
     }
 
+    fn before(line: &Line, ticket: &Ticket) -> u64 {
+        line.places.range(..line.served_in(ticket)).count() as u64
+    }
+
     fn drain(line: &mut Line, tickets: &[Ticket]) -> Vec<u64> {
         let mut served = Vec::new();
         while let Some((_, job_id)) = line.head() {
             let ticket = tickets.iter().find(|ticket| ticket.job_id == job_id).expect("known");
-            assert_eq!(line.before(ticket), 0);
+            assert_eq!(before(line, ticket), 0);
             assert_eq!(line.in_turn().next(), line.head());
-            assert!(line.serve(ticket));
+            assert!(line.serve(ticket).is_some());
             served.push(ticket.place.number);
         }
         served
@@ -186,10 +199,11 @@ mod tests {
         ];
         let mut line = Line::default();
         tickets.iter().for_each(|ticket| line.push(ticket));
-        let before: Vec<u64> = tickets.iter().map(|ticket| line.before(ticket)).collect();
+        let before: Vec<u64> = tickets.iter().map(|ticket| before(&line, ticket)).collect();
         assert_eq!(before, [4, 1, 0, 3, 2]);
         assert_eq!(drain(&mut line, &tickets), [3, 2, 5, 4, 1]);
         assert!(line.is_empty() && line.urgent.is_empty());
+        assert!(line.by_urgency.is_empty() && line.urgent_places.is_empty());
     }
 
     #[test]
@@ -208,11 +222,12 @@ mod tests {
         let mut line = Line::default();
         line.push(&early);
         line.push(&late);
-        assert!(line.serve(&late));
+        assert!(line.serve(&late).is_some());
         let back = Ticket::new(late.job_id, 0, 2, 7, late.latest_start);
         line.push(&back);
         assert_eq!(drain(&mut line, &[early, back]), [2, 1]);
         assert!(line.is_empty() && line.urgent.is_empty());
+        assert!(line.by_urgency.is_empty() && line.urgent_places.is_empty());
     }
 
     proptest! {
@@ -229,8 +244,8 @@ mod tests {
             let mut stay = Vec::new();
             for (ticket, (_, leaves)) in tickets.iter().zip(&jobs) {
                 if *leaves {
-                    prop_assert!(line.remove(ticket));
-                    prop_assert!(!line.remove(ticket));
+                    prop_assert!(line.remove(ticket).is_some());
+                    prop_assert!(line.remove(ticket).is_none());
                 } else {
                     stay.push(*ticket);
                 }

@@ -27,6 +27,17 @@ use serde::{Deserialize, Serialize};
 /// they begin where an equal share would have brought somebody who had waited all along, so that
 /// everybody's turn comes.
 ///
+/// **Nobody starves.** Whoever joins, new or come back, is served before `(3·n + 1)·(U + M·E)` tokens,
+/// divided by the weights, were charged to all others together, where `n` is the most sharers that
+/// waited meanwhile. It begins at most `U + M·E` above the smallest counter: no higher than the largest
+/// of those who wait, or where its own last charge left it, which was made when it was the smallest.
+/// Those who wait with it are charged `2·U + M·E` each at most before they have passed it. Under
+/// [`Lift::Pace`] those who join later begin at the pace, which is not below the smallest either and
+/// rises by an n-th part of each charge, so after `n·(U + M·E) + U` tokens of charges they begin behind
+/// it. Under [`Lift::Minimum`] each other sharer goes before it once at most until then, which is enough
+/// where sharers are few and come back, as tenants do. However much the heavy ones have waiting, it
+/// makes no difference.
+///
 /// Every operation is `O(log n)` in the number of sharers, amortised.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound(deserialize = "K: Deserialize<'de> + Ord", serialize = "K: Serialize + Ord"))]

@@ -404,3 +404,188 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Whatever the jobs of a flow demand, whatever their deadlines, and whoever leaves: each is told how
+    /// many are really served before it, and a new one the same as it is told once it is there.
+    #[test]
+    fn a_position_is_how_many_are_served_before(
+        jobs in prop::collection::vec((prop::option::of(0_u64..30), any::<bool>(), any::<bool>()), 1..40),
+    ) {
+        let mut bench = Bench::new(1);
+        for (number, (deadline, demands, _)) in (1..).zip(&jobs) {
+            let mut row = row(number, 0, Some(1));
+            row.deadline = deadline.map(|at| Time(1_000_000 + at));
+            row.placement.require.extend(demands.then(|| "cuda".to_owned()));
+            let new = bench.queue.before_new("small", Priority::Interactive, &row.tenant, &row.session_id);
+            let row = bench.put(row);
+            if deadline.is_none() {
+                prop_assert_eq!(bench.queue.position(&row), new);
+            }
+        }
+        for (number, (_, _, leaves)) in (1_u64..).zip(&jobs) {
+            let id = JobId::from_uuid(Uuid::from_u128(u128::from(number)));
+            if let Some(row) = bench.rows.get(&id).filter(|_| *leaves).cloned() {
+                bench.queue.remove(&row);
+                bench.rows.remove(&id);
+            }
+        }
+        let told: BTreeMap<u64, u64> =
+            bench.rows.values().map(|row| (row.number, bench.queue.position(row))).collect();
+        let order = bench.order();
+        prop_assert_eq!(order.len(), told.len());
+        for (at, number) in order.iter().enumerate() {
+            prop_assert_eq!(told.get(number), Some(&(at as u64)), "{:?}", order);
+        }
+    }
+}
+
+#[test]
+fn a_job_that_rests_is_told_the_place_it_would_have_if_it_came_now() {
+    let mut bench = Bench::new(1);
+    (0..3).for_each(|_| drop(bench.submit(0, None)));
+    let resting = row(100, 0, None);
+    bench.queue.rest(&resting);
+    assert_eq!(bench.queue.position(&resting), 3);
+    assert!(bench.queue.wake(&resting, Rank::default()));
+    assert_eq!(bench.queue.position(&resting), 3);
+}
+
+/// A world of heavy sharers with jobs without end, of newcomers without end, and of a light one.
+struct Crowd {
+    bench: Bench,
+    /// Whether they are sessions of one tenant, or tenants.
+    are_sessions: bool,
+    heavy: usize,
+    newcomers: usize,
+    costs: Vec<(u64, u64)>,
+    at: usize,
+    /// What the jobs of each cost that were handed out.
+    cost: BTreeMap<String, u64>,
+    largest: u64,
+    error: u64,
+    sharers: usize,
+}
+
+impl Crowd {
+    fn put(&mut self, name: &str) -> JobRow {
+        self.bench.number += 1;
+        let mut row = row(self.bench.number, 0, None);
+        if self.are_sessions {
+            row.session_id = Some(name.parse().expect("an id"));
+        } else {
+            row.tenant = name.parse().expect("an id");
+        }
+        self.bench.put(row)
+    }
+
+    fn name(&self, row: &JobRow) -> String {
+        row.session_id.as_ref().map_or_else(|| row.tenant.to_string(), ToString::to_string)
+    }
+
+    /// One newcomer or none joins, and the next job is served. Gives whose it was and its charge.
+    fn step(&mut self) -> (String, u64) {
+        if self.newcomers > 0 && self.at.is_multiple_of(self.newcomers) {
+            // Some sort before the light one, some behind it.
+            self.put(&format!("{}{}", if self.at.is_multiple_of(3) { 'a' } else { 'z' }, self.at));
+        }
+        let waiting: BTreeSet<String> = self.bench.rows.values().map(|row| self.name(row)).collect();
+        self.sharers = self.sharers.max(waiting.len());
+        let (expected, cost) = self.costs[self.at % self.costs.len()];
+        self.at += 1;
+        self.largest = self.largest.max(expected).max(cost);
+        self.error = self.error.max(expected.abs_diff(cost));
+        let row = self.bench.serve(expected, cost, 1).expect("jobs wait");
+        let name = self.name(&row);
+        *self.cost.entry(name.clone()).or_default() += cost;
+        if name.starts_with("heavy") {
+            self.put(&name);
+        }
+        (name, expected)
+    }
+
+    /// What a counter says: what ended at its cost, what runs as it was charged.
+    fn counted(&self, name: &str) -> u64 {
+        let own = |row: &JobRow| self.name(row) == name;
+        let running = self.bench.running.iter().filter(|(row, ..)| own(row));
+        let (charged, cost) =
+            running.fold((0, 0), |(charged, sum), (_, charge, cost)| (charged + charge.tokens, sum + cost));
+        self.cost.get(name).copied().unwrap_or(0) - cost + charged
+    }
+
+    /// `U + M·E` as far as it has shown.
+    fn unit(&self) -> u64 {
+        self.largest + self.bench.slots as u64 * self.error
+    }
+}
+
+fn crowd() -> impl Strategy<Value = Crowd> {
+    let costs = prop::collection::vec((1_u64..500, 1_u64..500), 20..60);
+    let sizes = (1_usize..5, 0_usize..4, 1_usize..5);
+    (any::<bool>(), any::<bool>(), sizes, costs).prop_map(|(are_sessions, exact, sizes, costs)| {
+        let (heavy, newcomers, slots) = sizes;
+        let exact = |(expected, cost): (u64, u64)| if exact { (cost, cost) } else { (expected, cost) };
+        let mut crowd = Crowd {
+            bench: Bench::new(slots),
+            are_sessions,
+            heavy,
+            // Tenants are few and come back.
+            newcomers: if are_sessions { newcomers } else { 0 },
+            costs: costs.into_iter().map(exact).collect(),
+            at: 0,
+            cost: BTreeMap::new(),
+            largest: 0,
+            error: 0,
+            sharers: 0,
+        };
+        for n in 0..crowd.heavy {
+            (0..20).for_each(|_| drop(crowd.put(&format!("heavy{n}"))));
+        }
+        crowd
+    })
+}
+
+impl std::fmt::Debug for Crowd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { are_sessions, heavy, newcomers, costs, .. } = self;
+        write!(f, "sessions: {are_sessions}, heavy: {heavy}, newcomers: {newcomers}, costs: {costs:?}")
+    }
+}
+
+proptest! {
+    /// Whatever heavy ones have waiting, however wrong the estimates are, and however many sessions
+    /// begin: a light tenant, and a light session, is served within the bound that [`Shares`] states.
+    #[test]
+    fn a_light_one_is_served_within_the_stated_bound(
+        mut crowd in crowd(), warm_up in 0_usize..40, turns in 1_usize..4,
+    ) {
+        (0..warm_up).for_each(|_| drop(crowd.step()));
+        for _ in 0..turns {
+            crowd.put("light");
+            let (mut charged, mut sharers) = (0, 0);
+            loop {
+                crowd.sharers = 0;
+                let (name, amount) = crowd.step();
+                sharers = sharers.max(crowd.sharers);
+                if name == "light" {
+                    break;
+                }
+                charged += amount;
+                let bound = (3 * sharers as u64 + 1) * crowd.unit();
+                prop_assert!(charged <= bound, "{charged} were charged to others, the bound is {bound}");
+            }
+        }
+    }
+
+    /// While both wait, two heavy sessions of one tenant are served alike, as two tenants are, whoever
+    /// joins and leaves beside them.
+    #[test]
+    fn two_that_wait_are_served_alike_whoever_comes_and_goes(mut crowd in crowd(), steps in 50_usize..200) {
+        for _ in 0..steps {
+            crowd.step();
+            let heavy: Vec<u64> = (0..crowd.heavy).map(|n| crowd.counted(&format!("heavy{n}"))).collect();
+            let gap = heavy.iter().max().expect("one") - heavy.iter().min().expect("one");
+            prop_assert!(gap <= crowd.unit(), "{heavy:?} differ by {gap}, the bound is {}", crowd.unit());
+        }
+    }
+}

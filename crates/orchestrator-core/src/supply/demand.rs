@@ -123,7 +123,7 @@ fn can(facts: &WorkerFacts, capability: &str) -> bool {
 }
 
 /// Why no worker of a pool, or of none, on this backend, could be what the job demands.
-pub(super) fn misplaced(
+pub(crate) fn misplaced(
     placement: &Placement,
     pool: Option<&PoolId>,
     backend: Option<&str>,

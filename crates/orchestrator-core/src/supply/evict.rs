@@ -27,8 +27,8 @@ use std::collections::BTreeSet;
 use api_types::{ErrorCode, ErrorDetail, PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
 
-use super::is_pinned;
 use super::look::Resident;
+use super::{Supply, is_pinned};
 use crate::event::PoolRoom;
 use crate::orchestrator::Orchestrator;
 use crate::policy::{LeastLoaded, PolicyLog};
@@ -50,8 +50,25 @@ pub(super) struct Place<'a> {
 pub(super) struct Stop {
     /// Its pool.
     pool_id: PoolId,
-    /// Whether the pool was asked to stop it.
-    asked: bool,
+    /// When the pool was last asked to stop it.
+    asked: Option<Time>,
+}
+
+impl Supply {
+    /// A worker is to end once it holds no run.
+    pub(super) fn stop(&mut self, worker_id: &WorkerId, pool_id: PoolId) {
+        self.stops.insert(worker_id.clone(), Stop { pool_id, asked: None });
+    }
+
+    /// Sets the alarm for the first stop that is to be asked for again.
+    fn arm_stops(&mut self, limit_ms: u64) {
+        let asked = self.stops.values().filter_map(|stop| stop.asked).min();
+        let at = asked.map(|asked| asked + limit_ms);
+        if self.stops_due != at {
+            self.stops_due = at;
+            self.stops_alarm = Some(at);
+        }
+    }
 }
 
 impl Orchestrator {
@@ -149,23 +166,27 @@ impl Orchestrator {
         let pool_id = worker.row.facts.pool_id.clone();
         turn.act(Action::Notify(Notice::Unload { worker_id: worker_id.clone(), model, cause, for_model }));
         if let Some(pool_id) = pool_id.filter(|pool_id| self.pools.contains_key(pool_id)) {
-            self.supply.stops.insert(worker_id.clone(), Stop { pool_id, asked: false });
+            self.supply.stop(worker_id, pool_id);
         }
     }
 
-    /// Has workers stopped that are to end and hold no run any more.
+    /// Has workers stopped that are to end and hold no run any more. A pool that does not answer is asked
+    /// again: a stop names its worker, so that twice does what once does.
     pub(super) fn stop_released(&mut self, turn: &mut Turn) {
+        let limit_ms = self.settings.supply.stop_timeout_ms;
         for (worker_id, stop) in &mut self.supply.stops {
             let holds_runs = self.registry.get(worker_id).is_some_and(|worker| !worker.runs.is_empty());
-            if stop.asked || holds_runs {
+            let waits = stop.asked.is_some_and(|asked| turn.now < asked + limit_ms);
+            if waits || holds_runs {
                 continue;
             }
-            stop.asked = true;
+            stop.asked = Some(turn.now);
             if let Some(pool) = self.pools.get(&stop.pool_id).cloned() {
                 turn.act(Action::StopWorker { pool, worker_id: worker_id.clone() });
             }
         }
         self.supply.stops.retain(|_, stop| self.pools.contains_key(&stop.pool_id));
+        self.supply.arm_stops(limit_ms);
     }
 
     /// A pool is done with stopping a worker. One that could not be stopped goes on draining: it hears
@@ -183,6 +204,15 @@ impl Orchestrator {
             return turn.drop_stale("stop_ended");
         }
         let is_gone = error.as_ref().is_none_or(|error| error.code == ErrorCode::WorkerNotFound);
+        if self.was_called_off(worker_id) {
+            if is_gone {
+                return self.called_off_ended(worker_id, turn);
+            }
+            // Whether anything is left of it is not known: the pool is asked again after a while.
+            let stop = Stop { pool_id: pool_id.clone(), asked: Some(turn.now) };
+            self.supply.stops.insert(worker_id.clone(), stop);
+            return;
+        }
         let draining = self.registry.get(worker_id).is_some_and(|worker| worker.row.draining);
         if is_gone && draining {
             self.lose_runs(worker_id, &stopped(worker_id), turn);

@@ -42,8 +42,23 @@ pub(super) struct Judged {
     pub verdict: Verdict,
     /// When it may be another one by itself.
     pub until: Option<Time>,
+    /// The pool that is to start a worker, and from when on it may, where that is in sight.
+    pub starts: Option<(PoolId, Time)>,
     /// For people; empty where no pool has the model.
     pub reason: String,
+}
+
+/// A worker that jobs bring about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wished {
+    pub pool_id: PoolId,
+    pub backend: String,
+    /// Jobs it will take at once.
+    pub slots: u64,
+    /// Bytes of its weights, where the pool has told.
+    pub weights: Option<u64>,
+    /// From when on it may be started.
+    pub from: Time,
 }
 
 impl Orchestrator {
@@ -81,7 +96,7 @@ impl Orchestrator {
         let best = stuck_to.or_else(|| prospects.iter().min_by_key(|prospect| prospect.hope.rank(now)));
         match best {
             Some(best) => judged(best, &prospects, row, now),
-            None => Judged { verdict: Verdict::Stuck, until: None, reason: String::new() },
+            None => Judged { verdict: Verdict::Stuck, until: None, starts: None, reason: String::new() },
         }
     }
 
@@ -107,8 +122,8 @@ impl Orchestrator {
         if let Some(reason) = self.unfit(row, pool, fit) {
             return Hope::Unfit(reason);
         }
-        if self.supply.spawns.values().any(|spawn| spawn.is_for(&pool.pool_id, &row.model)) {
-            return Hope::Coming(None);
+        if let Some(spawn) = self.supply.spawns.values().find(|s| s.is_for(&pool.pool_id, &row.model)) {
+            return spawn.called_off().map_or(Hope::Coming(None), |(why, until)| Hope::Silent(why, *until));
         }
         let failures = seen.and_then(|seen| seen.failures.get(&row.model));
         if let Some(failures) = failures.filter(|failures| now < failures.not_before) {
@@ -195,6 +210,24 @@ impl Orchestrator {
         (!judged.reason.is_empty()).then_some(judged.reason)
     }
 
+    /// The worker that jobs such as this one bring about, as far as is in sight: its pool, its backend,
+    /// the bytes of its weights and from when on it may be started.
+    pub(crate) fn wished_for(&self, row: &JobRow, now: Time) -> Option<Wished> {
+        if !self.settings.supply.on_demand || self.serves(row) {
+            return None;
+        }
+        let want = super::Want { model: row.model.clone(), group: crate::queue::Group::of(row) };
+        let blocked = self.supply.blocked.get(&want);
+        let since = blocked.map_or(now, |blocked| blocked.since);
+        let judged = self.judge(row, since, self.waits_for(&want), &BTreeSet::new(), now, None);
+        let (pool_id, from) = judged.starts?;
+        let room = self.supply.pools.get(&pool_id).and_then(|seen| seen.last());
+        let fit = room.and_then(|room| fit_of(room, &row.model));
+        let backend = fit.map_or("cpu", |fit| fit.device.split(':').next().unwrap_or_default()).to_owned();
+        let slots = fit.map_or(1, |fit| u64::from(fit.slots).max(1));
+        Some(Wished { pool_id, backend, slots, weights: fit.map(|fit| fit.weights_bytes), from })
+    }
+
     /// Refuses a job that can never run, because no worker serves it and none ever fits.
     ///
     /// # Errors
@@ -234,5 +267,17 @@ fn judged(best: &Prospect<'_>, all: &[Prospect<'_>], row: &JobRow, now: Time) ->
         Hope::Taken | Hope::Held(_) => (Verdict::Stuck, None),
         Hope::Unfit(_) | Hope::Exhausted(_) | Hope::TooLarge(_) => (end(all, row, now), None),
     };
-    Judged { verdict, until, reason: reason(best, all, row, now) }
+    Judged { verdict, until, starts: starts(best, now), reason: reason(best, all, row, now) }
+}
+
+/// From when on the best pool may start a worker, where that is in sight.
+fn starts(best: &Prospect<'_>, now: Time) -> Option<(PoolId, Time)> {
+    let from = match &best.hope {
+        Hope::Coming(_) | Hope::Fits(_) | Hope::Asked(_) | Hope::Going(_) => now,
+        Hope::Release(from, ..) => now.max(*from),
+        Hope::Resting(failures) => failures.not_before,
+        Hope::Silent(..) | Hope::Taken | Hope::Held(_) => return None,
+        Hope::Unfit(_) | Hope::Exhausted(_) | Hope::TooLarge(_) => return None,
+    };
+    Some((best.pool_id.clone(), from))
 }

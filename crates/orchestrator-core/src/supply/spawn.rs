@@ -1,7 +1,7 @@
 //! Workers that were asked for, until they are registered and ready.
 
 use api_types::pool::Fit;
-use api_types::worker::WorkerState;
+use api_types::worker::{WorkerState, WorkerStatus};
 use api_types::{ErrorCode, ErrorDetail, PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,10 @@ use crate::turn::Turn;
 /// Milliseconds in which a worker that is ready for its pool has to register here.
 const REGISTER_MS: u64 = 15_000;
 
+/// Milliseconds that the answer of a spawn may come late: the shell gives up at the limit itself, and
+/// what it then says is to be here first.
+const LATE_MS: u64 = 10_000;
+
 /// A worker that was asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Spawn {
@@ -29,12 +33,14 @@ pub(super) struct Spawn {
     /// Whether it introduced itself.
     registered: bool,
     state: State,
+    /// Why it was called off, and when the pool is to have answered that.
+    called_off: Option<(ErrorDetail, Time)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
-    /// The pool is at it.
-    Asked,
+    /// The pool has been at it since then.
+    Asked(Time),
     /// The pool said that it is ready.
     Ready(Time),
     /// It was asked for before the last start, and nobody knows what became of it.
@@ -45,6 +51,11 @@ impl Spawn {
     /// Whether it is this model's worker in this pool.
     pub fn is_for(&self, pool_id: &PoolId, model: &str) -> bool {
         self.row.pool_id == *pool_id && self.row.model == model
+    }
+
+    /// Why it was called off, and when the pool is to have answered that.
+    pub const fn called_off(&self) -> Option<&(ErrorDetail, Time)> {
+        self.called_off.as_ref()
     }
 }
 
@@ -57,8 +68,14 @@ impl Orchestrator {
                 turn.write(Write::DeleteSpawn(row.worker_id));
                 continue;
             }
-            let spawn =
-                Spawn { device: "cpu".to_owned(), bytes: 0, registered: false, state: State::Unknown, row };
+            let spawn = Spawn {
+                device: "cpu".to_owned(),
+                bytes: 0,
+                registered: false,
+                state: State::Unknown,
+                called_off: None,
+                row,
+            };
             self.supply.spawns.insert(spawn.row.worker_id.clone(), spawn);
         }
     }
@@ -80,7 +97,9 @@ impl Orchestrator {
             asked_at: turn.now,
         };
         turn.write(Write::PutSpawn(row.clone()));
-        let spawn = Spawn { row, device: device.to_owned(), bytes, registered: false, state: State::Asked };
+        let device = device.to_owned();
+        let state = State::Asked(turn.now);
+        let spawn = Spawn { row, device, bytes, registered: false, state, called_off: None };
         self.supply.spawns.insert(worker_id.clone(), spawn);
         self.ask_for_worker(&worker_id, turn);
     }
@@ -88,7 +107,7 @@ impl Orchestrator {
     fn ask_for_worker(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
         let Some(spawn) = self.supply.spawns.get_mut(worker_id) else { return };
         let Some(pool) = self.pools.get(&spawn.row.pool_id).cloned() else { return };
-        spawn.state = State::Asked;
+        spawn.state = State::Asked(turn.now);
         let (row, model) = (&spawn.row, spawn.row.model.clone());
         turn.act(Action::SpawnWorker { pool, worker_id: worker_id.clone(), model });
         turn.act(notice(row, SpawnPhase::Started, None));
@@ -106,7 +125,8 @@ impl Orchestrator {
     /// the pool, and when it was asked.
     pub(crate) fn coming(&self, model: &str) -> impl Iterator<Item = (&str, &PoolId, Time)> {
         let coming = self.supply.spawns.values().filter(move |s| s.row.model == model && !s.registered);
-        coming.filter(|spawn| spawn.state != State::Unknown).map(|spawn| {
+        let known = |spawn: &&Spawn| spawn.state != State::Unknown && spawn.called_off.is_none();
+        coming.filter(known).map(|spawn| {
             let backend = spawn.device.split(':').next().unwrap_or(&spawn.device);
             (backend, &spawn.row.pool_id, spawn.row.asked_at)
         })
@@ -131,8 +151,12 @@ impl Orchestrator {
         if !std::mem::replace(&mut spawn.registered, true) {
             turn.write(Write::DeleteSpawn(worker_id.clone()));
         }
+        if spawn.called_off.is_some() {
+            // Its pool is ending it: it gets no job.
+            return self.drain_late(worker_id, turn);
+        }
         match spawn.state {
-            State::Asked => {}
+            State::Asked(_) => {}
             State::Ready(_) | State::Unknown => self.end_spawn(worker_id, turn),
         }
     }
@@ -145,6 +169,13 @@ impl Orchestrator {
         let knows = |room: &PoolRoom| room.processes.iter().any(|process| process.worker_id == *worker_id);
         if !seen.last().is_some_and(knows) {
             seen.change();
+        }
+    }
+
+    fn drain_late(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
+        if let Some(worker) = self.registry.get_mut(worker_id) {
+            worker.row.draining = true;
+            turn.save_worker(&worker.row);
         }
     }
 
@@ -163,6 +194,7 @@ impl Orchestrator {
         turn.supply = true;
         match error {
             Some(error) => self.fail_spawn(worker_id, error, turn),
+            None if spawn.called_off.is_some() => {}
             None if spawn.registered => self.end_spawn(worker_id, turn),
             None => spawn.state = State::Ready(turn.now),
         }
@@ -172,7 +204,8 @@ impl Orchestrator {
         let Some(spawn) = self.supply.spawns.remove(worker_id) else { return };
         if spawn.state != State::Unknown {
             let took_ms = turn.now.since(spawn.row.asked_at);
-            self.clockwork.note_spawn(&spawn.row.model, spawn.row.pool_id.as_str(), took_ms);
+            let (model, pool) = (&spawn.row.model, spawn.row.pool_id.as_str());
+            self.clockwork.note_spawn(model, pool, took_ms, turn.now);
         }
         if let Some(seen) = self.supply.pools.get_mut(&spawn.row.pool_id) {
             seen.failures.remove(&spawn.row.model);
@@ -210,15 +243,18 @@ impl Orchestrator {
     /// Finds out what became of spawns that nobody speaks of any more. Gives when to look again.
     pub(super) fn look_after_spawns(&mut self, turn: &mut Turn) -> Option<Time> {
         let mut wake = None;
-        let all: Vec<(WorkerId, PoolId, State)> = self
-            .supply
-            .spawns
-            .values()
-            .map(|spawn| (spawn.row.worker_id.clone(), spawn.row.pool_id.clone(), spawn.state))
-            .collect();
-        for (worker_id, pool_id, state) in all {
+        let standing = |spawn: &Spawn| {
+            let off = spawn.called_off.is_some();
+            (spawn.row.worker_id.clone(), spawn.row.pool_id.clone(), spawn.state, off)
+        };
+        let all: Vec<_> = self.supply.spawns.values().map(standing).collect();
+        for (worker_id, pool_id, state, called_off) in all {
             match state {
-                State::Asked => {}
+                _ if called_off => {}
+                State::Asked(since) if turn.now < self.spawn_limit(since) => {
+                    wake = earlier(wake, Some(self.spawn_limit(since)));
+                }
+                State::Asked(_) => wake = earlier(wake, self.unanswered(&worker_id, turn)),
                 State::Ready(_) if self.is_known_gone(&worker_id, &pool_id, turn.now) => {
                     self.fail_spawn(&worker_id, ended_unregistered(&worker_id), turn);
                 }
@@ -237,6 +273,71 @@ impl Orchestrator {
         match self.knowledge(pool_id, now) {
             Knowledge::Fresh(room) => !room.processes.iter().any(|process| process.worker_id == *worker_id),
             Knowledge::Asked(_) | Knowledge::Stale | Knowledge::Silent(..) => false,
+        }
+    }
+
+    const fn spawn_limit(&self, since: Time) -> Time {
+        Time(since.0.saturating_add(self.settings.supply.spawn_timeout_ms).saturating_add(LATE_MS))
+    }
+
+    /// When the first answer to a spawn is overdue.
+    pub(super) fn first_spawn_limit(&self) -> Option<Time> {
+        let spawns = self.supply.spawns.values().filter(|spawn| spawn.called_off.is_none());
+        let asked = spawns.filter_map(|spawn| match spawn.state {
+            State::Asked(since) => Some(self.spawn_limit(since)),
+            State::Ready(_) | State::Unknown => None,
+        });
+        asked.min()
+    }
+
+    /// A pool has not answered a spawn in time. A worker that came by itself is taken for what it is;
+    /// any other is called off: its pool is asked to end whatever there is of it, and before that is
+    /// answered no further one is asked for there, so that there are never two. Gives when to look again.
+    fn unanswered(&mut self, worker_id: &WorkerId, turn: &mut Turn) -> Option<Time> {
+        let living = self.registry.get(worker_id).filter(|worker| worker.gone.is_none());
+        match living.map(|worker| worker.status) {
+            Some(Some(WorkerStatus::Ready)) => {
+                self.end_spawn(worker_id, turn);
+                None
+            }
+            Some(Some(WorkerStatus::Loading)) => {
+                // It says itself that it is at it.
+                if let Some(spawn) = self.supply.spawns.get_mut(worker_id) {
+                    spawn.state = State::Asked(turn.now);
+                }
+                Some(self.spawn_limit(turn.now))
+            }
+            Some(Some(WorkerStatus::Draining | WorkerStatus::Failed) | None) | None => {
+                self.call_off(worker_id, turn);
+                None
+            }
+        }
+    }
+
+    fn call_off(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
+        let settings = &self.settings.supply;
+        let Some(spawn) = self.supply.spawns.get_mut(worker_id) else { return };
+        if !self.pools.contains_key(&spawn.row.pool_id) {
+            self.supply.spawns.remove(worker_id);
+            return turn.write(Write::DeleteSpawn(worker_id.clone()));
+        }
+        let error = no_answer(worker_id, &spawn.row.pool_id, settings.spawn_timeout_ms);
+        spawn.called_off = Some((error, turn.now + settings.stop_timeout_ms));
+        let pool_id = spawn.row.pool_id.clone();
+        self.supply.stop(worker_id, pool_id);
+        self.stop_released(turn);
+    }
+
+    /// Whether a worker that its pool was asked to end is one that was called off.
+    pub(super) fn was_called_off(&self, worker_id: &WorkerId) -> bool {
+        self.supply.spawns.get(worker_id).is_some_and(|spawn| spawn.called_off.is_some())
+    }
+
+    /// Nothing is left of a worker that was called off.
+    pub(super) fn called_off_ended(&mut self, worker_id: &WorkerId, turn: &mut Turn) {
+        let Some(spawn) = self.supply.spawns.get_mut(worker_id) else { return };
+        if let Some((error, _)) = spawn.called_off.take() {
+            self.fail_spawn(worker_id, error, turn);
         }
     }
 
@@ -301,6 +402,16 @@ fn notice(row: &SpawnRow, phase: SpawnPhase, error: Option<ErrorDetail>) -> Acti
         phase,
         error,
     })
+}
+
+fn no_answer(worker_id: &WorkerId, pool_id: &PoolId, limit_ms: u64) -> ErrorDetail {
+    let message = format!(
+        "The pool `{pool_id}` did not say within {} s what became of the worker `{worker_id}`.",
+        limit_ms / 1_000
+    );
+    ErrorDetail::new(ErrorCode::SpawnTimeout, message).with_hint(
+        "Look at the pool with `rbees pool status`; raise `spawn_timeout_ms` where models take longer to load.",
+    )
 }
 
 fn unregistered(worker_id: &WorkerId) -> ErrorDetail {

@@ -70,6 +70,7 @@ impl Plan {
         supply.keep_alive_ms = [Some(0), Some(4_000), Some(15_000), None][rng.between(0, 3) as usize];
         (supply.min_residency_ms, supply.swap_patience_ms) = (3_000, 8_000);
         (supply.backoff_first_ms, supply.backoff_max_ms) = (500, 5_000);
+        (supply.spawn_timeout_ms, supply.stop_timeout_ms) = (12_000, 6_000);
         let spawnable = self.spawnable();
         for _ in 0..rng.between(10, 22) {
             let mut client = client(rng, &spawnable);
