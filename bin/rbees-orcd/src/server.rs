@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use orchestrator_core::Event;
 use orchestrator_core::policy::PolicyChange;
 use policy_script::Language;
 use tokio::net::TcpListener;
@@ -156,7 +155,7 @@ impl Server {
         let (handle, mailbox) = driver::mailbox(hash_key, store.keeper().clone());
         let (reports, noted) = (handle.clone(), handle.clone());
         let subscribers = Subscribers::new(
-            Box::new(move |job_id, readers| reports.report_later(Event::ReadersChanged { job_id, readers })),
+            Box::new(move |event| reports.report_later(event)),
             Box::new(move || noted.attend()),
         );
         let runtime = tokio::runtime::Handle::current();

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use api_types::JobId;
+use orchestrator_core::Event;
 
 pub use self::log::{AHEAD, Appended, JobLog, Unsaved};
 pub use self::reader::Reader;
@@ -17,9 +18,9 @@ pub use self::reader::Reader;
 /// Logs of ended `durability: memory` jobs that are kept for late readers.
 const KEPT_ENDED: usize = 256;
 
-/// Told whenever a job gets its first reader or loses its last, while its log is locked: it may
-/// only note that down.
-pub type OnReaders = Box<dyn Fn(JobId, u32) + Send + Sync>;
+/// Told of what the brain has to know of a job's readers: that it has its first or lost its last, and
+/// that it is abandoned. Called while the job's log is locked, so it may only note that down.
+pub type OnReaders = Box<dyn Fn(Event) + Send + Sync>;
 /// Called afterwards, with nothing locked: what was noted may be handled.
 pub type Noted = Box<dyn Fn() + Send + Sync>;
 
@@ -159,8 +160,10 @@ impl Subscribers {
         self.lock().is_empty()
     }
 
-    fn detach(&self, log: &JobLog) {
-        if log.reader_left(&self.shared.on_readers) {
+    fn detach(&self, log: &JobLog, holds: bool) {
+        let left = log.reader_left(&self.shared.on_readers);
+        let abandoned = holds && log.let_go(&self.shared.on_readers, !self.are_closing());
+        if left || abandoned {
             (self.shared.noted)();
         }
     }

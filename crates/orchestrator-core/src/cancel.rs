@@ -50,6 +50,19 @@ impl Orchestrator {
         }
     }
 
+    /// Ends a job only because nobody listens any more. Who comes back with its idempotency key wants
+    /// an answer and not that end, so the key is free from now on.
+    pub(crate) fn abandon(&mut self, job_id: JobId, turn: &mut Turn) {
+        let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        if job.row.cancel_requested_at.is_some() {
+            return;
+        }
+        if let Some(idempotency) = job.row.idempotency.take() {
+            self.memory.free_key(&job.row.tenant, idempotency.key, job_id);
+        }
+        self.request_end(job_id, turn);
+    }
+
     /// The number of readers of a job's stream changed. Not worth a commit of its own: it is
     /// written with the job's next move, and a crash before that only lets the job go on.
     pub(crate) fn readers_changed(&mut self, job_id: JobId, readers: u32, turn: &mut Turn) {
@@ -72,7 +85,7 @@ impl Orchestrator {
             Some(Due::TimeLimit) => {
                 self.stop_and_fail(job_id, execution_timeout(self.settings.job_time_limit_ms), turn);
             }
-            Some(Due::Disconnected) => self.request_end(job_id, turn),
+            Some(Due::Disconnected) => self.abandon(job_id, turn),
             Some(Due::Rested) => self.wake(job_id, turn),
         }
     }

@@ -63,6 +63,14 @@ impl Memory {
         self.forget(settings, now);
     }
 
+    /// Lets another job have the key of this one.
+    pub fn free_key(&mut self, tenant: &TenantId, key: String, job_id: JobId) {
+        let key = (tenant.clone(), key);
+        if self.keys.get(&key).is_some_and(|record| record.job_id == job_id) {
+            self.keys.remove(&key);
+        }
+    }
+
     /// Forgets a job that was never written down, its key included.
     pub fn withdraw(&mut self, job_id: JobId) {
         self.jobs.remove(&job_id);

@@ -31,6 +31,12 @@ pub enum Event {
         /// The job.
         job_id: JobId,
     },
+    /// The connection that a job was made for has closed, and nobody else holds the job by one: it ends
+    /// at once. Not answered.
+    Abandon {
+        /// The job.
+        job_id: JobId,
+    },
     /// The commit that was to write a new job down failed: the job was never in. Not answered.
     Withdraw {
         /// The job.

@@ -106,6 +106,7 @@ impl Orchestrator {
         match event {
             Event::Submit(submission) => self.submit(submission, turn),
             Event::Cancel { request, job_id } => self.cancel(request, job_id, turn),
+            Event::Abandon { job_id } => self.abandon(job_id, turn),
             Event::Withdraw { job_id } => self.withdraw(job_id, turn),
             Event::ReadersChanged { job_id, readers } => self.readers_changed(job_id, readers, turn),
             Event::WorkerReady { request, facts, status, runs, secret } => {

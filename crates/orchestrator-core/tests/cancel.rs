@@ -11,7 +11,7 @@ mod world;
 
 use api_types::task::{OnDisconnect, TaskStatus};
 use api_types::{ErrorCode, StopReason, TaskEvent, TenantId};
-use orchestrator_core::{Action, Answer, Event, Kept, RequestId, Submission, Write};
+use orchestrator_core::{Action, Answer, Event, Idempotency, Kept, RequestId, Submission, Write};
 use world::{World, acts, answer, end, job, run, submission};
 
 fn cancel(world: &mut World, n: u128) -> orchestrator_core::Step {
@@ -172,4 +172,64 @@ fn a_job_that_its_submitter_reads_is_read_from_the_start() {
     assert!(!acts(&world.pass(5_000)).contains(&stop(1)));
     world.beat("w1", vec![]);
     assert!(acts(&world.pass(5_100)).contains(&stop(1)));
+}
+
+fn keyed(n: u128) -> Event {
+    let idempotency = Some(Idempotency { key: "k".to_owned(), digest: "d".to_owned() });
+    let on_disconnect = OnDisconnect::Cancel;
+    Event::Submit(Submission { idempotency, on_disconnect, is_read: true, ..submission(n) })
+}
+
+/// The job that a submission under the key becomes, and whether it was there.
+fn becomes(world: &mut World, n: u128) -> (api_types::JobId, bool) {
+    let step = world.event(keyed(n));
+    match answer(&step) {
+        Answer::Accepted { job_id, replayed, .. } => (job_id, replayed),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_abandoned_job_gives_its_key_up_at_once_and_for_good() {
+    for crashes in [false, true] {
+        let mut world = World::new();
+        world.ready("w1", 2);
+        assert_eq!(becomes(&mut world, 1), (job(1), false));
+        let step = world.event(Event::Abandon { job_id: job(1) });
+        assert!(acts(&step).contains(&stop(1)));
+        if crashes {
+            world.restart();
+        }
+        // Its worker has not stopped yet.
+        assert_eq!(becomes(&mut world, 2), (job(2), false));
+        world.event(Event::StreamEnded { run: run(1, 1, "w1", 1), end: end(1, StopReason::Cancelled) });
+        assert_eq!(becomes(&mut world, 3), (job(2), true), "its end does not take the key away");
+        if crashes {
+            world.restart();
+        }
+        assert_eq!(becomes(&mut world, 4), (job(2), true));
+    }
+}
+
+#[test]
+fn a_job_whose_readers_stayed_away_gives_its_key_up() {
+    let mut world = World::new();
+    assert!(matches!(answer(&world.event(keyed(1))), Answer::Refused(_)), "nobody has the model yet");
+    world.ready("w1", 1);
+    becomes(&mut world, 1);
+    world.event(Event::ReadersChanged { job_id: job(1), readers: 0 });
+    world.pass(9_999);
+    assert_eq!(becomes(&mut world, 2), (job(1), true));
+    world.pass(1);
+    assert_eq!(becomes(&mut world, 3), (job(3), false));
+}
+
+#[test]
+fn a_job_that_is_to_end_by_request_keeps_its_key_when_it_is_left() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    becomes(&mut world, 1);
+    cancel(&mut world, 1);
+    world.event(Event::Abandon { job_id: job(1) });
+    assert_eq!(becomes(&mut world, 2), (job(1), true));
 }

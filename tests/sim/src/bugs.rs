@@ -83,11 +83,13 @@ pub enum Bug {
     HeldForgotten,
     /// What is written down of a placement leaves out a part of the scores.
     TermsLeftOut,
+    /// A job that its connection left keeps its idempotency key.
+    KeyOfAbandonedKept,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::ActBeforeCommit,
         Self::StaleAttemptAccepted,
         Self::SlotLeaked,
@@ -127,6 +129,7 @@ impl Bug {
         Self::FullDiskAccepted,
         Self::HeldForgotten,
         Self::TermsLeftOut,
+        Self::KeyOfAbandonedKept,
     ];
 
     /// Its name on the command line.

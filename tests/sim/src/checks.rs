@@ -101,6 +101,7 @@ impl Checks {
         if let Some(idempotency) = &row.idempotency
             && let Some(first) = self.job_of_key.insert(idempotency.key.clone(), row.job_id)
             && !is_forgotten(jobs.get(&first), row)
+            && !is_freed(jobs.get(&first))
         {
             self.fail("I2", format!("{} and {first} have the key {}", row.job_id, idempotency.key));
         }
@@ -138,6 +139,10 @@ impl Checks {
             self.fail("I3", format!("{id} goes from attempt {} to {}", number(from), number(to)));
         }
         let dispatched_at = to.attempt.as_ref().map(|attempt| attempt.dispatched_at);
+        let gave_key_up = from.idempotency.is_some() && to.idempotency.is_none();
+        if gave_key_up && to.cancel_requested_at.is_none() && to.status != TaskStatus::Cancelled {
+            self.fail("I2", format!("{id} gave its key up and goes on"));
+        }
         let times = [Some(to.submitted_at), dispatched_at, to.ended_at];
         if !times.iter().flatten().is_sorted() {
             self.fail("I3", format!("{id}: its times run backward: {times:?}"));
@@ -162,10 +167,20 @@ impl Checks {
     }
 
     /// I1: whoever was told of a job finds it. I2: one client, one job.
-    pub fn acknowledged(&mut self, client: usize, job_id: JobId, plan: &ClientPlan) {
+    pub fn acknowledged(
+        &mut self,
+        client: usize,
+        job_id: JobId,
+        plan: &ClientPlan,
+        jobs: &BTreeMap<JobId, Stored>,
+    ) {
         self.acknowledged.insert(job_id, plan.durability);
         let first = *self.job_of_client.entry(client).or_insert(job_id);
-        if first != job_id && plan.keyed && plan.durability == Durability::Durable {
+        if first != job_id
+            && !is_freed(jobs.get(&first))
+            && plan.keyed
+            && plan.durability == Durability::Durable
+        {
             self.fail("I2", format!("client {client} was told of {first} and then of {job_id}"));
         }
     }
@@ -179,6 +194,13 @@ impl Checks {
             && row.placement == plan.placement;
         if !same {
             self.fail("I1", format!("{} is on disk as {row:?}, but {plan:?} was asked for", row.job_id));
+        }
+    }
+
+    /// I2: nobody is answered with a cancellation that nobody asked for.
+    pub fn wanted(&mut self, row: &JobRow, plan: &ClientPlan) {
+        if row.status == TaskStatus::Cancelled && plan.cancels_after.is_none() && row.idempotency.is_some() {
+            self.fail("I2", format!("{} is the answer to a retry and was only left", row.job_id));
         }
     }
 
@@ -374,6 +396,11 @@ fn is_forgotten(first: Option<&Stored>, next: &JobRow) -> bool {
     let kept_ms = orchestrator_core::Settings::default().idempotency_kept_ms;
     let ended_at = first.and_then(|first| first.row.ended_at);
     ended_at.is_some_and(|at| next.submitted_at.since(at) > kept_ms)
+}
+
+/// Whether a job gave its key up, which one does that ends for want of readers.
+pub fn is_freed(first: Option<&Stored>) -> bool {
+    first.is_some_and(|first| first.row.idempotency.is_none())
 }
 
 impl World {

@@ -6,6 +6,7 @@ use orchestrator_core::{Answer, Event, Idempotency, Submission};
 use uuid::Uuid;
 
 use crate::bugs::Bug;
+use crate::checks::is_freed;
 use crate::daemon::{Caller, Logged};
 use crate::plan::{ClientPlan, Fate};
 use crate::world::{Happening, World};
@@ -135,11 +136,16 @@ impl World {
         let plan = self.clients[client].plan.clone();
         match answer {
             Answer::Accepted { job_id, .. } => {
-                self.checks.acknowledged(client, job_id, &plan);
+                self.checks.acknowledged(client, job_id, &plan, &self.store.jobs);
                 if let Some(stored) = self.store.jobs.get(&job_id) {
                     self.checks.as_asked(&stored.row, &plan);
+                    self.checks.wanted(&stored.row, &plan);
                 }
-                if self.clients[client].job.replace(job_id).is_none() {
+                let first = self.clients[client].job;
+                let is_straggler = first.is_some_and(|first| is_freed(self.store.jobs.get(&first)));
+                if is_straggler {
+                    // Of a copy of its task; it has had its answer.
+                } else if self.clients[client].job.replace(job_id).is_none() {
                     self.after_answer(client, &plan);
                 }
             }
@@ -199,13 +205,35 @@ impl World {
         let Some((_, away)) = self.clients[client].plan.leaves else { return };
         if self.stop_reading(client) {
             self.clients[client].is_away = true;
+            if self.clients[client].plan.abandons {
+                self.abandon(client);
+            }
             self.after(away, Happening::Return(client));
         }
     }
 
+    /// Its connection is closed, and that is the end of its job.
+    fn abandon(&mut self, client: usize) {
+        let Some(job_id) = self.clients[client].job else { return };
+        let event = match self.bug {
+            Some(Bug::KeyOfAbandonedKept) => Event::Cancel { request: None, job_id },
+            _ => Event::Abandon { job_id },
+        };
+        if self.doubles_message() {
+            self.deliver(event.clone());
+        }
+        self.deliver(event);
+    }
+
     /// The client is back.
     pub fn come_back(&mut self, client: usize) {
-        self.clients[client].is_away = false;
+        let me = &mut self.clients[client];
+        me.is_away = false;
+        if std::mem::take(&mut me.plan.abandons) {
+            (me.plan.leaves, me.job, me.tries) = (None, None, 0);
+            me.seen.clear();
+            return self.submit(client);
+        }
         self.connect(client);
     }
 

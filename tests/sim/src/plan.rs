@@ -85,6 +85,9 @@ pub struct ClientPlan {
     pub cancels_after: Option<u64>,
     /// Milliseconds after which it drops its connection, and for how long it stays away.
     pub leaves: Option<(u64, u64)>,
+    /// Whether its job is for that connection alone, so that leaving is abandoning; then it comes back
+    /// with its task instead of for its stream, once.
+    pub abandons: bool,
     /// Tokens its answer has.
     pub tokens: u32,
     /// What becomes of its runs.
@@ -189,6 +192,7 @@ fn client(rng: &mut Rng, models: &[&'static str]) -> ClientPlan {
         reads: rng.chance(80),
         cancels_after: rng.chance(20).then(|| rng.between(0, 8_000)),
         leaves: rng.chance(40).then(|| (rng.between(10, 6_000), rng.between(10, 14_000))),
+        abandons: false,
         tokens: rng.between(0, 60) as u32,
         fate: fate(rng),
     }

@@ -57,7 +57,7 @@ impl Subject {
     /// Whom the answer to this event is about, which the answer itself does not always say.
     pub fn of_event(event: &Event) -> Self {
         match event {
-            Event::Cancel { job_id, .. } => Self::job(*job_id),
+            Event::Cancel { job_id, .. } | Event::Abandon { job_id } => Self::job(*job_id),
             Event::WorkerReady { facts, .. } => Self::worker(&facts.worker_id),
             Event::WorkerFailed { worker_id, .. } | Event::DrainWorker { worker_id, .. } => {
                 Self::worker(worker_id)

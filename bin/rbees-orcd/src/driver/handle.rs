@@ -268,11 +268,6 @@ impl Handle {
         }
     }
 
-    /// Asks for a job's end; nobody waits for the answer.
-    pub fn cancel_unheard(&self, job_id: JobId) {
-        self.report(Event::Cancel { request: None, job_id });
-    }
-
     /// A worker introduces itself. Gives its number and the runs it is to drop.
     ///
     /// # Errors
@@ -383,6 +378,18 @@ impl Handle {
             }
             Err(error) => self.report(Event::PoolSilent { pool_id, ask, error }),
         }
+    }
+
+    /// Whether this job's idempotency key is free again, because the job ends only for want of somebody
+    /// who listens.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn is_abandoned(&self, job_id: JobId) -> Result<bool, ErrorDetail> {
+        let keyless = move |brain: &Orchestrator, _| {
+            brain.job(job_id).is_some_and(|standing| standing.row.idempotency.is_none())
+        };
+        self.read(keyless).await
     }
 
     /// Looks at the brain's state as of the last commit.

@@ -57,8 +57,9 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
 {
     let answer = async {
+        let key = openai::IdempotencyKey::of(request.headers())?;
         let body = Raw::of(request, app.limits).await?;
-        openai::chat::create_chat_completion(State(app), Extension(correlation_id), body).await
+        openai::chat::create_chat_completion(State(app), Extension(correlation_id), key, body).await
     };
     answer.await.unwrap_or_else(ApiError::into_response)
 }

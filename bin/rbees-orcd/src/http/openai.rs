@@ -3,6 +3,9 @@
 pub mod chat;
 pub mod completions;
 pub mod error;
+mod key;
 pub mod models;
 mod request;
 mod run;
+
+pub use self::key::IdempotencyKey;

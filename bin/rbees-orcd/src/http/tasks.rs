@@ -18,7 +18,7 @@ use orchestrator_core::JobRow;
 use serde::Deserialize;
 use tracing::Instrument;
 
-pub use self::check::{check_task, checked, refuse_overflow};
+pub use self::check::{check_task, checked, idempotency_header, refuse_overflow};
 use self::view::{events_url, task_view, why_ended};
 use super::body::Body;
 use super::error::job_not_found;
@@ -60,7 +60,7 @@ pub struct ListQuery {
 #[utoipa::path(post, path = "/v2/tasks", tag = "tasks", request_body = TaskRequest,
     params(
         ("stream" = Option<bool>, Query, description = "Answer with the event stream itself, after the commit"),
-        ("Idempotency-Key" = Option<String>, Header, description = "The same key with the same request gives the same job"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key with the same request gives the same job, unless that job ended only because its readers were gone"),
     ),
     responses(
         (status = 202, description = "The job is in", body = TaskAccepted),

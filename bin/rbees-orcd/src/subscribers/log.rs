@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use api_types::sse::{FrameDecoder, encode_event_into};
 use api_types::{JobId, TaskEvent};
 use bytes::Bytes;
+use orchestrator_core::Event;
 use tokio::sync::Notify;
 
 use self::carried::Carried;
@@ -45,6 +46,8 @@ struct State {
     /// The latest event without a number, and how many there were.
     live: (u64, Bytes),
     readers: u32,
+    /// Those of them that the job is there for.
+    holders: u32,
     /// Whether the last event is in `bytes`, seen or not.
     sealed: bool,
     ended: bool,
@@ -261,7 +264,7 @@ impl JobLog {
         state.readers += 1;
         let first = state.readers == 1 && !state.ended;
         if first {
-            report(self.job_id, 1);
+            report(Event::ReadersChanged { job_id: self.job_id, readers: 1 });
         }
         first
     }
@@ -277,9 +280,26 @@ impl JobLog {
         state.readers = state.readers.saturating_sub(1);
         let last = state.readers == 0 && !state.ended;
         if last {
-            report(self.job_id, 0);
+            report(Event::ReadersChanged { job_id: self.job_id, readers: 0 });
         }
         last
+    }
+
+    /// One more reader that the job is there for.
+    pub(super) fn hold(&self) {
+        self.lock().holders += 1;
+    }
+
+    /// One of those less. Reported under the lock when it was the last and the job goes on: who holds
+    /// it after that finds its key free. Says whether it was.
+    pub(super) fn let_go(&self, report: &OnReaders, is_leaving: bool) -> bool {
+        let mut state = self.lock();
+        state.holders = state.holders.saturating_sub(1);
+        let abandoned = is_leaving && state.holders == 0 && !state.ended;
+        if abandoned {
+            report(Event::Abandon { job_id: self.job_id });
+        }
+        abandoned
     }
 
     /// Wakes when something changed. Made before [`Self::find`], so that no change is missed.

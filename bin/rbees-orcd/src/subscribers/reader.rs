@@ -25,6 +25,7 @@ pub struct Reader {
     live: u64,
     had_last: bool,
     done: bool,
+    holds: bool,
     silence: Silence,
 }
 
@@ -33,7 +34,15 @@ impl Reader {
         let next = last_event_id.map_or(0, |id| id.saturating_add(1));
         let live = log.live_count();
         let silence = Silence::new(KEEP_ALIVE_EVERY);
-        Self { subscribers, log, next, live, had_last: false, done: false, silence }
+        Self { subscribers, log, next, live, had_last: false, done: false, holds: false, silence }
+    }
+
+    /// The job is there for this reader: when it leaves before the end, and no other holds the job in
+    /// this way, the job ends too. The stop of the orchestrator is no such leaving.
+    pub fn hold(&mut self) {
+        if !std::mem::replace(&mut self.holds, true) {
+            self.log.hold();
+        }
     }
 
     /// The next frames or comment; `None` after the last event or when the orchestrator stops.
@@ -94,6 +103,6 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.subscribers.detach(&self.log);
+        self.subscribers.detach(&self.log, self.holds);
     }
 }

@@ -61,6 +61,14 @@ impl Daemon {
         answer(self.http.get(self.url(path))).await
     }
 
+    /// What a metric without labels says, or one with them when they are given with its name.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let (_, text) = self.get("/metrics").await;
+        let text = text.as_str().unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no metric {name} in {text}"))
+    }
+
     /// Submits and gives the job's id.
     pub async fn submit(&self, body: Value) -> String {
         let (status, answer) = self.post("/v2/tasks", body.to_string()).await;

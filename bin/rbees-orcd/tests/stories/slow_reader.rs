@@ -27,14 +27,7 @@ fn ask_and_stall(address: SocketAddr, job: &str) -> TcpStream {
 }
 
 async fn connections(daemon: &Daemon) -> u64 {
-    let (_, metrics) = daemon.get("/metrics").await;
-    let text = metrics.as_str().unwrap_or_default().to_owned();
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("rbees_orcd_open_connections "))
-        .expect("the gauge")
-        .to_owned();
-    line.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+    daemon.metric("rbees_orcd_open_connections").await
 }
 
 fn whole(frames: &[Frame]) -> bool {

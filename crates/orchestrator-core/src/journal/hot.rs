@@ -76,6 +76,7 @@ impl<'a> Hot<'a> {
             Event::StreamEnded { run, end } => Some(Self::StreamEnded(HotRun::of(run), HotEnd::of(end))),
             Event::ReadersChanged { job_id, readers } => Some(Self::Readers(bytes(*job_id), *readers)),
             Event::Cancel { .. }
+            | Event::Abandon { .. }
             | Event::Withdraw { .. }
             | Event::WorkerReady { .. }
             | Event::WorkerHeartbeat { .. }

@@ -59,6 +59,15 @@ impl Plan {
         self.add_forgetting(&mut rng);
         self.add_faults(&mut rng);
         self.add_late_clients(&mut rng);
+        self.add_abandoning(&mut rng);
+    }
+
+    /// Some of the clients that leave, and can be known again, hold their jobs by a connection.
+    fn add_abandoning(&mut self, rng: &mut Rng) {
+        let leaves = |client: &&mut ClientPlan| client.keyed && client.reads && client.leaves.is_some();
+        for client in self.clients.iter_mut().filter(leaves) {
+            client.abandons = rng.chance(40);
+        }
     }
 
     pub(super) fn add_pools(&mut self, rng: &mut Rng) {

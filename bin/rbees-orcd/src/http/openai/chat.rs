@@ -17,6 +17,7 @@ use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
+use super::IdempotencyKey;
 use super::request::{Common, refuse_unbuilt};
 use super::run::{Chunks, Run, Usage, finish_reason, usage};
 use crate::http::body::{Raw, from_value, parse, starts_object};
@@ -140,11 +141,14 @@ struct Part {
 
 /// Answers a conversation, as a whole or as a stream.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "openai", request_body = Value,
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key with the same request is the same job and gives its answer, unless that job ended only because its connection closed")),
     responses((status = 200, description = "A completion, or a stream of chunks", body = Value),
-        (status = 400, body = Value), (status = 404, body = Value), (status = 429, body = Value)))]
+        (status = 400, body = Value), (status = 404, body = Value), (status = 409, body = Value),
+        (status = 429, body = Value)))]
 pub async fn create_chat_completion(
     State(app): State<App>,
     Extension(correlation_id): Extension<CorrelationId>,
+    key: IdempotencyKey,
     Raw(bytes): Raw,
 ) -> Result<Response, ApiError> {
     let (chat, mut common) = read(&bytes)?;
@@ -157,7 +161,7 @@ pub async fn create_chat_completion(
         ..common.into_task()?
     };
     drop(bytes);
-    let run = Run::start(&app, request, &correlation_id).await?;
+    let run = Run::start(&app, request, key, &correlation_id).await?;
     if stream {
         return run.stream(ChatChunks { with_usage }).await;
     }

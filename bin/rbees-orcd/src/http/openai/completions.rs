@@ -10,6 +10,7 @@ use axum::{Extension, Json};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::IdempotencyKey;
 use super::request::{Common, refuse_unbuilt};
 use super::run::{Chunks, Run, data, finish_reason, usage};
 use crate::http::body::{Body, from_value};
@@ -18,11 +19,14 @@ use crate::http::{ApiError, App};
 
 /// Continues a text, as a whole or as a stream.
 #[utoipa::path(post, path = "/v1/completions", tag = "openai", request_body = Value,
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key with the same request is the same job and gives its answer, unless that job ended only because its connection closed")),
     responses((status = 200, description = "A completion, or a stream of chunks", body = Value),
-        (status = 400, body = Value), (status = 404, body = Value), (status = 429, body = Value)))]
+        (status = 400, body = Value), (status = 404, body = Value), (status = 409, body = Value),
+        (status = 429, body = Value)))]
 pub async fn create_completion(
     State(app): State<App>,
     Extension(correlation_id): Extension<CorrelationId>,
+    key: IdempotencyKey,
     Body(body): Body<Value>,
 ) -> Result<Response, ApiError> {
     refuse_unbuilt(
@@ -39,7 +43,7 @@ pub async fn create_completion(
     let common: Common = from_value(&body)?;
     let (stream, with_usage) = common.streaming();
     let request = TaskRequest { prompt: Some(prompt(&body)?), ..common.into_task()? };
-    let run = Run::start(&app, request, &correlation_id).await?;
+    let run = Run::start(&app, request, key, &correlation_id).await?;
     if stream {
         return run.stream(TextChunks { with_usage }).await;
     }

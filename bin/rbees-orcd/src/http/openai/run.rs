@@ -1,4 +1,5 @@
-//! One job behind one connection: when the connection goes, the job is cancelled.
+//! One job behind a connection: when the connection goes, and no other has come for the same job with
+//! its idempotency key, the job is cancelled.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use futures_util::Stream;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::driver::Handle;
+use super::IdempotencyKey;
+use crate::driver::{Accepted, CheckedTask};
 use crate::http::tasks::{checked, refuse_overflow, submit_and_read, with_job};
 use crate::http::{ApiError, App, openai, sse};
 use crate::subscribers::Reader;
@@ -31,7 +33,6 @@ pub struct Run {
     pub created: i64,
     reader: Reader,
     decoder: FrameDecoder,
-    cancel: CancelOnDrop,
 }
 
 /// Something to tell the client.
@@ -46,38 +47,51 @@ pub enum Told {
     Silence,
 }
 
-struct CancelOnDrop {
-    driver: Handle,
-    job_id: JobId,
-    armed: bool,
-}
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if self.armed {
-            self.driver.cancel_unheard(self.job_id);
+/// Submits a task and holds its job, or the first job of its key.
+///
+/// A job whose last connection closes while this one comes is on its way to be cancelled: its key is
+/// free then, and the task is submitted again.
+async fn submit_and_hold(
+    app: &App,
+    mut task: CheckedTask,
+    correlation_id: &CorrelationId,
+) -> Result<(Accepted, Reader), ApiError> {
+    loop {
+        let again = task.idempotency.is_some().then(|| task.clone());
+        let (accepted, mut reader) = submit_and_read(app, task, correlation_id).await?;
+        reader.hold();
+        match again {
+            Some(again) if accepted.replayed && app.driver.is_abandoned(accepted.job_id).await? => {
+                task = again;
+            }
+            _ => return Ok((accepted, reader)),
         }
     }
 }
 
+/// When a job was handed in, as its id says.
+fn created(job_id: JobId) -> i64 {
+    let seconds = job_id.uuid().get_timestamp().map_or(0, |drawn| drawn.to_unix().0);
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
 impl Run {
-    /// Checks and submits a request.
+    /// Checks and submits a request, or takes part in the run of its key.
     pub async fn start(
         app: &App,
         request: TaskRequest,
+        key: IdempotencyKey,
         correlation_id: &CorrelationId,
     ) -> Result<Self, ApiError> {
-        let mut task = checked(request, None, correlation_id)?;
+        let mut task = checked(request, key.0, correlation_id)?;
         refuse_overflow(app, &mut task).await?;
-        let (accepted, reader) = submit_and_read(app, task, correlation_id).await?;
-        let cancel = CancelOnDrop { driver: app.driver.clone(), job_id: accepted.job_id, armed: true };
+        let (accepted, reader) = submit_and_hold(app, task, correlation_id).await?;
         Ok(Self {
             job_id: accepted.job_id,
             model: accepted.model,
-            created: jiff::Timestamp::now().as_second(),
+            created: created(accepted.job_id),
             reader,
             decoder: FrameDecoder::default(),
-            cancel,
         })
     }
 
@@ -93,11 +107,7 @@ impl Run {
                 Ok(None) => match self.reader.next().await {
                     Some(bytes) if bytes.starts_with(b":") => return Some(Told::Silence),
                     Some(bytes) => self.decoder.push(&bytes),
-                    None => {
-                        // The job goes on in its worker; a restarted orchestrator decides.
-                        self.cancel.armed = false;
-                        return None;
-                    }
+                    None => return None,
                 },
                 Err(error) => {
                     return Some(Told::Failed(ErrorDetail::new(ErrorCode::Internal, error.to_string())));
@@ -116,12 +126,8 @@ impl Run {
         }
         match frame.task_event().ok()? {
             TaskEvent::Token { t, .. } => serde_json::to_string(&t).ok().map(Told::Text),
-            TaskEvent::End(end) => {
-                self.cancel.armed = false;
-                Some(Told::End(end))
-            }
+            TaskEvent::End(end) => Some(Told::End(end)),
             TaskEvent::Error { code, message, retriable, details } => {
-                self.cancel.armed = false;
                 let mut error = ErrorDetail::new(code, message);
                 error.retriable = retriable;
                 error.details = details;

@@ -225,7 +225,11 @@ fn check_placement(placement: &Placement) -> Result<(), FieldProblem> {
     Ok(())
 }
 
-fn idempotency_header(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+/// The key that the client gives in a header.
+///
+/// # Errors
+/// `INVALID_HEADER` when it is no text.
+pub fn idempotency_header(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let text = value.to_str().map_err(|_| {
         ApiError::new(ErrorCode::InvalidHeader, "Idempotency-Key is not ASCII; allowed is printable ASCII")
