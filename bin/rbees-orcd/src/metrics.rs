@@ -84,6 +84,8 @@ pub struct Figures {
     pub prefill_seconds: Histogram,
     /// Open connections.
     pub connections: Gauge,
+    /// Connections of clients that took nothing of their answer for too long.
+    pub clients_cut: Counter,
     /// Jobs that wait.
     pub queue_depth: Gauge,
     /// Jobs that a worker holds.
@@ -122,6 +124,7 @@ impl Default for Metrics {
             queue_seconds: seconds(),
             prefill_seconds: seconds(),
             connections: Gauge::default(),
+            clients_cut: Counter::default(),
             queue_depth: Gauge::default(),
             running: Gauge::default(),
             workers: Gauge::default(),
@@ -209,6 +212,7 @@ impl Figures {
         all.register("events", "Events handled by the brain", self.events.clone());
         all.register("commits", "Transactions written", self.commits.clone());
         all.register("open_connections", "Connections of clients", self.connections.clone());
+        all.register("clients_cut", "Clients cut that took nothing for too long", self.clients_cut.clone());
         all.register("queue_depth", "Jobs that wait", self.queue_depth.clone());
         all.register("running_jobs", "Jobs that a worker holds", self.running.clone());
         all.register("workers", "Workers that are not lost", self.workers.clone());

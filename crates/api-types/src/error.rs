@@ -51,6 +51,7 @@ error_codes! {
     InvalidModelRef "INVALID_MODEL_REF" 422 false "A model reference has a form that is not accepted.";
     InvalidHost "INVALID_HOST" 422 false "A host name has a form that is not accepted.";
     BodyTooLarge "BODY_TOO_LARGE" 413 false "The body is larger than this server takes.";
+    ClientCut "CLIENT_CUT" 408 true "The client took nothing of a stream for too long, so the stream ends; the job does not.";
     RequestTimeout "REQUEST_TIMEOUT" 408 true "The request did not arrive in time.";
     HostNotAllowed "HOST_NOT_ALLOWED" 421 false "The Host header names no address of this server.";
     OriginNotAllowed "ORIGIN_NOT_ALLOWED" 403 false "A web page of another site may not call this server.";

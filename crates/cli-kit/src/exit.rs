@@ -137,6 +137,7 @@ impl From<ErrorCode> for ExitStatus {
             | E::WorkerLoading
             | E::WorkerDraining
             | E::ModelNotReady
+            | E::ClientCut
             | E::RequestTimeout => Self::TryAgain,
             E::Cancelled => Self::Interrupted,
             E::DeadlineExceeded

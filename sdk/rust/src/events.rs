@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use api_types::sse::{Frame, FrameDecoder};
-use api_types::{JobId, TaskEvent};
+use api_types::{ErrorCode, JobId, TaskEvent};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use reqwest::{Method, Response};
@@ -125,6 +125,9 @@ impl Reader {
     async fn next_event(&mut self) -> Result<JobEvent, Error> {
         loop {
             match self.next_frame().await {
+                Ok(frame) if is_cut(&frame) => {
+                    self.take_up_again("the orchestrator cut the stream: nothing was taken".into()).await?;
+                }
                 Ok(frame) => {
                     if let Some(event) = self.take(&frame)? {
                         self.tries = 0;
@@ -192,6 +195,12 @@ impl Reader {
 
 fn into_body(response: Response) -> Body {
     Box::pin(response.bytes_stream())
+}
+
+/// Whether this is about the connection and not about the job: we have read nothing for too long.
+fn is_cut(frame: &Frame) -> bool {
+    let is_cut = |event| matches!(event, TaskEvent::Error { code: ErrorCode::ClientCut, .. });
+    frame.event == "error" && frame.task_event().is_ok_and(is_cut)
 }
 
 fn is_known(name: &str) -> bool {

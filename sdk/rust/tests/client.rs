@@ -81,6 +81,32 @@ async fn a_stream_that_is_cut_anywhere_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_cut_for_want_of_a_reader_is_taken_up_again() {
+    let server = Server::start(|n, request| {
+        let from = request.header("last-event-id").map_or(0, |id| id.parse::<usize>().expect("a number") + 1);
+        if n > 0 {
+            return stream(JOB, &frames(&run(9), from));
+        }
+        let mut body = frames(&run(9)[..4], from);
+        let event = TaskEvent::Error {
+            code: ErrorCode::ClientCut,
+            message: "nothing was taken".into(),
+            retriable: true,
+            details: None,
+        };
+        body.extend_from_slice(&api_types::sse::encode_event(None, &event));
+        stream(JOB, &body)
+    })
+    .await;
+    let mut events = Client::new(&server.url).submit(prompt("x")).await.expect("accepted");
+    let mut read = Vec::new();
+    while let Some(event) = events.try_next().await.expect("taken up again") {
+        read.push(event.event);
+    }
+    assert_eq!(read, run(9));
+}
+
+#[tokio::test]
 async fn events_seen_before_are_dropped_and_missing_ones_noticed() {
     // A server that ignores Last-Event-ID and sends everything again.
     let server =

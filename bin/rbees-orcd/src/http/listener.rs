@@ -5,6 +5,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::http::Entrance;
+use crate::http::patience::{GRACE as CUT_GRACE, Patience, PatientSocket};
 use crate::metrics::Metrics;
 
 /// Pause after a failed accept, for example when the process has no more file descriptors.
@@ -73,16 +76,17 @@ async fn accept(
     }
 }
 
-/// Tokens are small and each is worth a packet. A client whose cable was cut, or that never reads,
-/// would otherwise hold its place until the kernel gives up, a quarter of an hour later: streams are
-/// written to at least every 10 s, so what is not taken shows.
+/// Tokens are small and each is worth a packet. A client whose cable was cut would otherwise hold its
+/// place until the kernel gives up, a quarter of an hour later: streams are written to at least every
+/// 10 s, so what is not taken shows. One that is there and takes nothing is cut by [`PatientSocket`], with
+/// a word if possible, so the kernel waits for a little longer.
 fn prepare(stream: &TcpStream, silent_time: Duration) {
     let _ = stream.set_nodelay(true);
     let socket = SockRef::from(stream);
     let _ =
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(silent_time).with_interval(KEEPALIVE_EVERY));
     #[cfg(target_os = "linux")]
-    let _ = socket.set_tcp_user_timeout(Some(silent_time));
+    let _ = socket.set_tcp_user_timeout(Some(silent_time + CUT_GRACE));
 }
 
 /// What one connection is served with.
@@ -98,16 +102,21 @@ impl Serving {
     async fn connection(self, stream: TcpStream) {
         prepare(&stream, self.limits.silent_time);
         self.metrics.connections.inc();
-        let answer = |request| {
-            let entrance = self.entrance.clone();
+        let patience = Patience::new(self.limits.silent_time, self.metrics.clone());
+        let answer = |request: Request<Incoming>| {
+            let (entrance, patience) = (self.entrance.clone(), patience.clone());
             // On the heap, so that a connection which only streams or waits does not hold its room.
-            Box::pin(async move { Ok::<_, Infallible>(entrance.answer(request).await) })
+            Box::pin(async move {
+                let is_openai = request.uri().path().starts_with("/v1/");
+                Ok::<_, Infallible>(patience.with(entrance.answer(request).await, is_openai))
+            })
         };
+        let socket = PatientSocket::new(stream, patience.clone());
         // hyper takes at most 100 header lines by itself; said aloud, each request would allocate for them.
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_time)
-            .serve_connection(TokioIo::new(stream), service_fn(answer));
+            .serve_connection(TokioIo::new(socket), service_fn(answer));
         tokio::pin!(connection);
         let ended = tokio::select! {
             biased;

@@ -20,6 +20,8 @@ use crate::store::KeptStream;
 
 /// Most bytes of events one job may have; a worker that sends more breaks the protocol.
 pub const MAX_LOG_BYTES: usize = 64 * 1024 * 1024;
+/// Most bytes that a reader is given at once, unless a single frame is longer.
+pub(super) const MAX_SLICE_BYTES: usize = 64 * 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -313,7 +315,9 @@ impl JobLog {
         let state = self.lock();
         let at = usize::try_from(next).unwrap_or(usize::MAX);
         if at < state.visible {
-            return Found::Frames(state.slice(at, state.visible), state.visible as u64, state.ended);
+            let to = state.slice_end(at);
+            let last = state.ended && to == state.visible;
+            return Found::Frames(state.slice(at, to), to as u64, last);
         }
         if state.ended {
             return state.last_for_late_reader(at, had_last);
@@ -361,8 +365,20 @@ impl State {
         }
     }
 
+    /// Where frame `at` begins in `bytes`.
+    fn start(&self, at: usize) -> usize {
+        at.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0)
+    }
+
+    /// Behind the last of the visible frames from `at` on that go out together; at least one.
+    fn slice_end(&self, at: usize) -> usize {
+        let most = self.start(at) + MAX_SLICE_BYTES;
+        let ends = self.ends.get(at..self.visible).unwrap_or_default();
+        at + ends.partition_point(|end| *end <= most).max(1)
+    }
+
     fn slice(&self, from: usize, to: usize) -> Bytes {
-        let start = from.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        let start = self.start(from);
         let end = to.checked_sub(1).and_then(|last| self.ends.get(last)).copied().unwrap_or(0);
         Bytes::copy_from_slice(self.bytes.get(start..end).unwrap_or_default())
     }
@@ -491,6 +507,24 @@ mod tests {
         assert_eq!(log.to_keep().result, None);
         log.end();
         assert_eq!(seen(&log), 2);
+    }
+
+    #[test]
+    fn a_reader_is_given_a_bounded_slice_of_whole_frames() {
+        let log = log();
+        let (writer, _) = log.begin_run(true);
+        let long = |id| encode_event(Some(id), &TaskEvent::Token { t: "x".repeat(30_000), i: 0, k: None });
+        (1..=5).for_each(|id| assert_eq!(log.append(writer, id, &long(id)), Appended::Kept));
+        log.seal(true, &end());
+        log.end();
+        let (mut next, mut read, mut last) = (0, Vec::new(), false);
+        while let Found::Frames(bytes, to, is_last) = log.find(next, 0, last) {
+            assert!(!last && bytes.len() <= MAX_SLICE_BYTES && bytes.ends_with(b"\n\n"), "{}", bytes.len());
+            read.extend_from_slice(&bytes);
+            (next, last) = (to, is_last);
+        }
+        assert!(last, "it was given the last event");
+        assert_eq!(read, log.lock().bytes);
     }
 
     #[test]

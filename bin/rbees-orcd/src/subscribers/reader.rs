@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use super::Subscribers;
-use super::log::{Found, JobLog};
+use super::log::{Found, JobLog, MAX_SLICE_BYTES};
 use crate::silence::Silence;
 
 /// A silent stream gets a comment this often.
@@ -26,6 +26,8 @@ pub struct Reader {
     had_last: bool,
     done: bool,
     holds: bool,
+    /// What was not given yet of a frame that is longer than a slice.
+    rest: Bytes,
     silence: Silence,
 }
 
@@ -34,7 +36,17 @@ impl Reader {
         let next = last_event_id.map_or(0, |id| id.saturating_add(1));
         let live = log.live_count();
         let silence = Silence::new(KEEP_ALIVE_EVERY);
-        Self { subscribers, log, next, live, had_last: false, done: false, holds: false, silence }
+        Self {
+            subscribers,
+            log,
+            next,
+            live,
+            had_last: false,
+            done: false,
+            holds: false,
+            rest: Bytes::new(),
+            silence,
+        }
     }
 
     /// The job is there for this reader: when it leaves before the end, and no other holds the job in
@@ -45,7 +57,14 @@ impl Reader {
         }
     }
 
-    /// The next frames or comment; `None` after the last event or when the orchestrator stops.
+    /// As much as is given at once; the rest comes next.
+    fn part(&mut self, mut bytes: Bytes) -> Bytes {
+        let part = bytes.split_to(bytes.len().min(MAX_SLICE_BYTES));
+        self.rest = bytes;
+        part
+    }
+
+    /// The next frames or comment, at most 64 KiB of them; `None` after the last event or when the orchestrator stops.
     pub async fn next(&mut self) -> Option<Bytes> {
         let log = Arc::clone(&self.log);
         while !self.done {
@@ -54,7 +73,7 @@ impl Reader {
             changed.as_mut().enable();
             if let Some(frames) = self.find() {
                 self.silence.is_broken();
-                return frames;
+                return frames.map(|frames| self.part(frames));
             }
             tokio::select! {
                 biased;
@@ -70,6 +89,9 @@ impl Reader {
 
     /// What there is for this reader now; `None` when it has to wait.
     fn find(&mut self) -> Option<Option<Bytes>> {
+        if !self.rest.is_empty() {
+            return Some(Some(std::mem::take(&mut self.rest)));
+        }
         match self.log.find(self.next, self.live, self.had_last) {
             Found::Frames(frames, next, last) => {
                 self.had_last = last;

@@ -1,60 +1,13 @@
 //! Disks that fill up, fail, lie or belong to somebody else, under the real program.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use serde_json::json;
-use tempfile::TempDir;
 
 use crate::daemon::{Daemon, Follower, answer, until};
+use crate::process::{PROGRAM, Process, folders};
 use crate::worker::Worker;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_rbees-orcd");
-
-/// The program as a process of its own; killed when dropped.
-struct Process {
-    child: Child,
-    url: String,
-    log: PathBuf,
-    http: reqwest::Client,
-}
-
-impl Process {
-    /// Runs `command`, which ends in the program's name, on the folder `home`.
-    async fn start(command: &mut Command, home: &Path, ready: &Path) -> Self {
-        let _ = std::fs::remove_file(ready);
-        command.args(["--bind", "127.0.0.1:0", "--home"]).arg(home).arg("--ready-file").arg(ready);
-        let log = ready.with_extension("log");
-        let stderr = std::fs::File::create(&log).expect("a file");
-        let child = command.stderr(stderr).stdout(Stdio::null()).spawn().expect("started");
-        let url = until("the program is ready", || async {
-            Some(std::fs::read_to_string(ready).ok()?.trim().to_owned())
-        })
-        .await;
-        Self { child, url, log, http: clients::http_client().expect("a client") }
-    }
-
-    /// Whether a line with this text is in its log.
-    fn has_logged(&self, text: &str) -> bool {
-        std::fs::read_to_string(&self.log).expect("a log").contains(text)
-    }
-
-    async fn submit(&self, prompt: &str) -> reqwest::Result<reqwest::Response> {
-        let task = json!({ "prompt": prompt, "on_disconnect": "continue" });
-        self.http.post(format!("{}/v2/tasks", self.url)).json(&task).send().await
-    }
-
-    async fn status(&self, path: &str) -> u16 {
-        answer(self.http.get(format!("{}{path}", self.url))).await.0
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// A command in a file system view of its own, after `setup` has run there.
 fn with_mounts(setup: &str) -> Command {
@@ -70,13 +23,6 @@ fn with_mounts(setup: &str) -> Command {
 fn ended(command: &mut Command, home: &Path) -> Output {
     command.args(["--bind", "127.0.0.1:0", "--home"]).arg(home);
     command.output().expect("it ran")
-}
-
-fn folders() -> (TempDir, PathBuf, PathBuf) {
-    let folder = TempDir::new().expect("a folder");
-    let (home, ready) = (folder.path().join("home"), folder.path().join("ready"));
-    std::fs::create_dir(&home).expect("made");
-    (folder, home, ready)
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod openai;
 mod openapi;
 mod operator;
 mod policy;
+mod process;
 mod replay;
 mod restart;
 mod resume;
