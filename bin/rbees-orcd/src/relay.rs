@@ -52,6 +52,8 @@ pub struct Relay {
     pub writer: u64,
     /// When to give up on a silent worker.
     pub limits: StallLimits,
+    /// Whether the run has shown a token already, to a relay before this one.
+    pub had_token: bool,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -81,8 +83,9 @@ impl Relay {
 
     async fn relay_events(&self, mut stream: EventStream, report: &impl Fn(Event)) -> Ending {
         let mut decoder = FrameDecoder::with_limit(MAX_FRAME_BYTES);
-        let mut silence = Silence::new(self.limits.first_token);
-        let mut had_token = false;
+        let mut had_token = self.had_token;
+        let limits = self.limits;
+        let mut silence = Silence::new(if had_token { limits.between_events } else { limits.first_token });
         loop {
             let next = tokio::select! {
                 biased;

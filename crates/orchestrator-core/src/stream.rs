@@ -88,7 +88,7 @@ impl Orchestrator {
             BrokenCause::Unreachable => self.take_up_again(run, turn),
             BrokenCause::RunUnknown if running => self.run_vanished(run, turn),
             BrokenCause::RunUnknown => self.open_again(run, turn),
-            BrokenCause::Stalled => self.give_up_run(run, stalled(run), turn),
+            BrokenCause::Stalled => self.give_up_run(run, stalled(run, running), turn),
             BrokenCause::Protocol => self.protocol_error(run, turn),
         }
     }
@@ -203,9 +203,17 @@ fn lost_run(run: &RunKey) -> Failure {
     Failure { error: ErrorDetail::new(ErrorCode::WorkerLost, message), lost: None }
 }
 
-fn stalled(run: &RunKey) -> ErrorDetail {
-    let message = format!("The worker `{}` is connected but sent nothing for too long.", run.worker_id);
-    ErrorDetail::new(ErrorCode::StreamStalled, message)
+fn stalled(run: &RunKey, running: bool) -> ErrorDetail {
+    let (when, limit) = if running {
+        ("since its last token", "stall_timeout_ms")
+    } else {
+        ("before the first token", "first_token_timeout_ms")
+    };
+    let worker_id = &run.worker_id;
+    let message = format!("The worker `{worker_id}` is connected but sent nothing for too long {when}.");
+    ErrorDetail::new(ErrorCode::StreamStalled, message).with_hint(format!(
+        "Look at the worker's log (`rbees pool worker logs {worker_id}`); raise `{limit}` if it was only slow."
+    ))
 }
 
 fn unreachable_worker(run: &RunKey) -> ErrorDetail {

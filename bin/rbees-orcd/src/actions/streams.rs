@@ -123,8 +123,15 @@ impl Actions {
         let Some(log) = self.subscribers.log(job_id) else { return };
         let (writer, next) = log.begin_run(passed);
         let source = source(next);
-        let relay =
-            Relay { run: run.clone(), log, writer, limits: self.limits, metrics: self.metrics.clone() };
+        let relay = Relay {
+            run: run.clone(),
+            log,
+            writer,
+            limits: self.limits,
+            // A run whose events are passed on is `running`: its first token is committed.
+            had_token: passed,
+            metrics: self.metrics.clone(),
+        };
         let handle = self.handle.clone();
         let broken = Arc::new(AtomicBool::new(false));
         let mark = Arc::clone(&broken);

@@ -34,9 +34,17 @@ impl Daemon {
 
     /// Ends without a goodbye and starts again in the same folder.
     pub async fn crash_and_restart(self) -> Self {
+        self.crash_and_restart_with(|_| {}).await
+    }
+
+    /// As [`Self::crash_and_restart`], with another configuration.
+    pub async fn crash_and_restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
         let Self { home, server, http } = self;
         server.crash().await;
-        Self::open(home, http).await
+        let mut config = Config::for_tests(home.path());
+        change(&mut config);
+        let server = Server::start(config).await.expect("the daemon starts again");
+        Self { home, server, http }
     }
 
     /// Starts in a folder that a daemon used before.

@@ -26,5 +26,6 @@ mod resume;
 mod sessions;
 mod shutdown;
 mod slow_reader;
+mod stalls;
 mod submit;
 mod worker;

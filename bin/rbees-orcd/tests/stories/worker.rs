@@ -45,6 +45,8 @@ struct Shared {
     /// Grows whenever all open streams are to break.
     breaks: watch::Sender<u64>,
     resumed: Mutex<u64>,
+    /// How often it was told to stop a run.
+    cancelled: Mutex<u64>,
     /// Whether it does not do what a cancellation asks of it.
     deaf: AtomicBool,
     /// Heartbeats that were answered.
@@ -85,6 +87,7 @@ impl Worker {
             acknowledged: Mutex::default(),
             breaks: watch::Sender::new(0),
             resumed: Mutex::default(),
+            cancelled: Mutex::default(),
             deaf: AtomicBool::new(false),
             beats: watch::Sender::new(0),
         };
@@ -157,6 +160,11 @@ impl Worker {
     /// How often a log was asked for.
     pub fn resumed(&self) -> u64 {
         *self.shared.resumed.lock().unwrap()
+    }
+
+    /// How often it was told to stop a run.
+    pub fn cancelled(&self) -> u64 {
+        *self.shared.cancelled.lock().unwrap()
     }
 
     /// Loses every run, as a new start of the worker does.
@@ -331,6 +339,7 @@ async fn acknowledge(State(worker): State<Worker>, Path((job, attempt)): Path<(S
 
 /// Cuts the log to what readers were allowed to see, and ends it.
 async fn cancel(State(worker): State<Worker>, Json(request): Json<CancelRequest>) -> StatusCode {
+    *worker.shared.cancelled.lock().unwrap() += 1;
     if worker.shared.deaf.load(Ordering::SeqCst) {
         return StatusCode::ACCEPTED;
     }
