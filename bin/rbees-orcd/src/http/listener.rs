@@ -83,10 +83,18 @@ async fn accept(
 fn prepare(stream: &TcpStream, silent_time: Duration) {
     let _ = stream.set_nodelay(true);
     let socket = SockRef::from(stream);
-    let _ =
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(silent_time).with_interval(KEEPALIVE_EVERY));
+    let _ = socket.set_tcp_keepalive(&keepalive(silent_time));
     #[cfg(target_os = "linux")]
     let _ = socket.set_tcp_user_timeout(Some(silent_time + CUT_GRACE));
+}
+
+/// Questions that begin before a stream's next comment is due, and are many enough for the time that a
+/// client may be silent. On Linux the user timeout ends them; elsewhere their number does.
+fn keepalive(silent_time: Duration) -> TcpKeepalive {
+    let every = KEEPALIVE_EVERY.min(silent_time);
+    let asked = TcpKeepalive::new().with_time(every).with_interval(every);
+    let questions = silent_time.as_secs().div_ceil(every.as_secs().max(1)).max(1);
+    asked.with_retries(u32::try_from(questions).unwrap_or(u32::MAX))
 }
 
 /// What one connection is served with.

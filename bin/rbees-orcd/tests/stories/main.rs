@@ -11,6 +11,8 @@ mod disk;
 mod erasure;
 mod eta;
 mod formats;
+#[cfg(target_os = "linux")]
+mod gone_client;
 mod guard;
 mod idempotency;
 mod journal;
