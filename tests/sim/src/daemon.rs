@@ -224,6 +224,7 @@ impl World {
         if let Some(daemon) = &self.daemon {
             self.checks.live_news(&daemon.brain, &more);
         }
+        self.freeze_ending(&more);
         step.writes.extend(more.writes);
         step.actions.extend(more.actions);
         for run in lost {
@@ -263,7 +264,6 @@ impl World {
             return;
         }
         self.trace.note(&step);
-        self.freeze_ending(&step);
         if step.writes.is_empty() {
             return self.act_all(step);
         }
