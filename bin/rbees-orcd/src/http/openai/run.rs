@@ -53,7 +53,7 @@ pub enum Told {
 /// free then, and the task is submitted again.
 async fn submit_and_hold(
     app: &App,
-    mut task: CheckedTask,
+    mut task: Box<CheckedTask>,
     correlation_id: &CorrelationId,
 ) -> Result<(Accepted, Reader), ApiError> {
     loop {
