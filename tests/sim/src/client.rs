@@ -338,17 +338,16 @@ impl World {
         let request = self.draw_request();
         let event = Event::Cancel { request: Some(request), job_id };
         let delay = self.latency();
-        self.send_to_daemon(delay, event, request, Caller::Canceller(client));
+        self.send_to_daemon(delay, event, request, Caller::Canceller(job_id));
         if self.doubles_message() {
             let request = self.draw_request();
             let event = Event::Cancel { request: Some(request), job_id };
-            self.send_to_daemon(delay + 30, event, request, Caller::Canceller(client));
+            self.send_to_daemon(delay + 30, event, request, Caller::Canceller(job_id));
         }
     }
 
     /// The answer to a cancellation.
-    pub fn cancel_reply(&mut self, client: usize, answer: Answer) {
-        let Some(job_id) = self.clients[client].job else { return };
+    pub fn cancel_reply(&mut self, job_id: JobId, answer: Answer) {
         let lives = self.store.jobs.get(&job_id).is_some_and(|stored| !stored.row.status.is_terminal());
         match answer {
             Answer::Cancelled { status, already_ended: true } => self.checks.told_ended(job_id, status),

@@ -31,7 +31,7 @@ pub enum Caller {
     /// A client that submitted.
     Submitter(usize),
     /// A client that cancelled.
-    Canceller(usize),
+    Canceller(JobId),
     /// A worker process, by worker and start.
     Worker(usize, u64),
     /// Nobody any more.

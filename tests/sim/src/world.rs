@@ -470,7 +470,7 @@ impl World {
     fn reply(&mut self, caller: Caller, answer: Answer) {
         match caller {
             Caller::Submitter(client) => self.submit_reply(client, answer),
-            Caller::Canceller(client) => self.cancel_reply(client, answer),
+            Caller::Canceller(job_id) => self.cancel_reply(job_id, answer),
             Caller::Worker(worker, start) => {
                 if self.is_reachable(worker) {
                     self.worker_reply(worker, start, answer);
