@@ -402,7 +402,13 @@ fn is_forgotten(first: Option<&Stored>, next: &JobRow) -> bool {
 /// had made them all again: it gets the last event alone.
 fn is_ahead(seen: &[Logged], stored: &Stored) -> bool {
     let unsure = stored.row.carried.as_ref().map_or(0, |carried| carried.unsure as usize);
-    let (Some((last, kept)), Some((seen_last, seen))) = (stored.events.split_last(), seen.split_last()) else {
+    // The seam of the new run stands before the last event, however early that comes.
+    let without_seams = |events: &[Logged]| -> Vec<Logged> {
+        let is_seam = |event: &&Logged| matches!(event, Logged::Other(TaskEvent::Seam { .. }));
+        events.iter().filter(|event| !is_seam(event)).cloned().collect()
+    };
+    let (kept, seen) = (without_seams(&stored.events), without_seams(seen));
+    let (Some((last, kept)), Some((seen_last, seen))) = (kept.split_last(), seen.split_last()) else {
         return false;
     };
     stored.row.status != TaskStatus::Completed
@@ -456,7 +462,12 @@ impl World {
             let stored = self.store.jobs.get(&job_id);
             let differs = |stored: &Stored| stored.events != client.seen && !is_ahead(&client.seen, stored);
             if !client.orphaned && stored.is_some_and(differs) {
-                checks.fail("I5", format!("client {number} read other events than {job_id} kept"));
+                let kept = stored.map(|stored| (stored.events.len(), &stored.row.carried));
+                let seen = client.seen.len();
+                checks.fail(
+                    "I5",
+                    format!("client {number} read other events than {job_id} kept: {seen}, {kept:?}"),
+                );
             }
         }
     }

@@ -142,7 +142,9 @@ impl World {
                     self.checks.wanted(&stored.row, &plan);
                 }
                 let first = self.clients[client].job;
-                let is_straggler = first.is_some_and(|first| is_freed(self.store.jobs.get(&first)));
+                let freed = |job_id| is_freed(self.store.jobs.get(&job_id));
+                let is_straggler =
+                    first.is_some_and(|first| freed(first) || (first != job_id && freed(job_id)));
                 if is_straggler {
                     // Of a copy of its task; it has had its answer.
                 } else if self.clients[client].job.replace(job_id).is_none() {
