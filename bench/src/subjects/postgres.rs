@@ -100,7 +100,7 @@ impl Server {
 
     fn sql(&self, text: &str) -> anyhow::Result<String> {
         let mut psql = self.program("psql");
-        psql.arg("-h").arg(&self.folder).args(["-U", "bench", "-d", "postgres", "-X", "-c", text]);
+        psql.arg("-h").arg(self.data()).args(["-U", "bench", "-d", "postgres", "-X", "-c", text]);
         said(psql)
     }
 
@@ -113,7 +113,7 @@ impl Server {
             format!("INSERT INTO job (tenant, priority, payload) VALUES (1, 0, '\\x{payload}');\n"),
         )?;
         let mut pgbench = self.program("pgbench");
-        pgbench.arg("-h").arg(&self.folder).args(["-U", "bench", "-n", "-M", "prepared", "-j", "1"]);
+        pgbench.arg("-h").arg(self.data()).args(["-U", "bench", "-n", "-M", "prepared", "-j", "1"]);
         pgbench.arg("-c").arg(clients.to_string()).arg("-T").arg(duration.as_secs().max(1).to_string());
         pgbench.args(["--log", "--log-prefix=insert", "-f"]).arg(&script).arg("postgres");
         let words = said(pgbench)?;
