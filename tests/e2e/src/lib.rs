@@ -6,7 +6,6 @@
 pub mod binaries;
 pub mod cluster;
 pub mod daemon;
-pub mod ledger;
 pub mod recording;
 pub mod stream;
 pub mod wait;

@@ -7,7 +7,8 @@
 use api_types::TaskEvent;
 use api_types::event::RunEnd;
 use api_types::worker::EXACT_REPLAY;
-use e2e::{Cluster, Engine, Received, Wire, WorkerOptions, ledger};
+use campaign::Ledger;
+use e2e::{Cluster, Engine, Received, Wire, WorkerOptions};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -289,7 +290,7 @@ async fn long_real_model_a_worker_may_be_killed_at_any_token() {
         schema: &form,
         seconds: started.elapsed().as_secs(),
     };
-    ledger::add_of_test("failover", &campaign).expect("the ledger is written");
+    Ledger::of_test("failover").add(&campaign).expect("the ledger is written");
     assert_eq!(free.tokens, TOKENS, "the answer is as long as the job lets it be");
     free.assert_as_promised();
     form.assert_as_promised();

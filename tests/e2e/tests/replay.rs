@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 
 use api_types::JobId;
+use campaign::Ledger;
 use e2e::recording::{Decisions, Recording};
-use e2e::{Cluster, Engine, WorkerOptions, ledger, until};
+use e2e::{Cluster, Engine, WorkerOptions, until};
 use futures_util::stream::{self, StreamExt};
 use orchestrator_core::Event;
 use orchestrator_core::journal::{Entry, Input};
@@ -314,7 +315,7 @@ async fn long_many_mixed_jobs_are_decided_again_to_the_byte_and_a_shadow_changes
         (mixed_run(MANY).await, assert_had_again as fn(&Found)),
         (shadowed_run(MANY).await, assert_unchanged as fn(&Found)),
     ] {
-        ledger::add_of_test("replay", &found).expect("the ledger is written");
+        Ledger::of_test("replay").add(&found).expect("the ledger is written");
         check(&found);
     }
 }

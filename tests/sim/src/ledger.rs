@@ -1,23 +1,7 @@
-//! Results that are kept: one JSON line per run, printed, and added to a file of the repository.
+//! What runs of the simulation leave in the ledger.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::PathBuf;
-
-use anyhow::Context;
 use serde::Serialize;
 use sim::checks::reasons::Reasons;
-
-/// Where a result goes, and which build it is about.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Ledger {
-    /// The file the result is added to.
-    #[arg(long, value_name = "FILE")]
-    ledger: Option<PathBuf>,
-    /// The commit that was built, for the result.
-    #[arg(long, default_value = "unknown")]
-    commit: String,
-}
 
 /// What many seeds gave.
 #[derive(Debug, Default, Serialize)]
@@ -93,43 +77,14 @@ pub struct Why {
     pub twins_differ: u64,
 }
 
-#[derive(Serialize)]
-struct Line<'a, T> {
-    /// Seconds since 1970.
-    at: u64,
-    commit: &'a str,
+/// A run of the simulation: what was done, how long it took, what it gave.
+#[derive(Debug, Serialize)]
+pub struct Run<'a, T> {
     /// What was done.
-    run: &'a str,
-    /// Processes that wanted a core, as a mean over the last minute.
-    load: Option<f64>,
-    seconds: u64,
+    pub run: &'a str,
+    /// How long it took.
+    pub seconds: u64,
+    /// What it gave.
     #[serde(flatten)]
-    result: T,
-}
-
-impl Ledger {
-    /// Prints a result that took so many seconds, and adds it to the file where one is named.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn add(&self, run: &str, seconds: u64, result: impl Serialize) -> anyhow::Result<()> {
-        let line = Line { at: now(), commit: &self.commit, run, load: load(), seconds, result };
-        let line = serde_json::to_string(&line)?;
-        println!("{line}");
-        let Some(path) = &self.ledger else { return Ok(()) };
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .with_context(|| format!("opening {}", path.display()))?;
-        Ok(writeln!(file, "{line}")?)
-    }
-}
-
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-fn load() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+    pub result: T,
 }

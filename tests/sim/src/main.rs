@@ -8,8 +8,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
+use campaign::Ledger;
 use clap::Parser;
-use ledger::{Hunt, Ledger, Sweep, Why};
+use ledger::{Hunt, Run, Sweep, Why};
 use sim::bugs::Bug;
 use sim::plan::Plan;
 use sim::twins::run_twins;
@@ -122,7 +123,7 @@ fn sweep(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         sweep.rerun_differ
     );
     let passed = sweep.violations + sweep.rerun_differ == 0;
-    arguments.ledger.add("seeds", started.elapsed().as_secs(), sweep)?;
+    arguments.ledger.add(Run { run: "seeds", seconds: started.elapsed().as_secs(), result: sweep })?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -185,7 +186,7 @@ fn fleets(arguments: &Arguments, count: u64) -> anyhow::Result<ExitCode> {
     }
     (why.evicted, why.policy_failures) = (counts.unloads, counts.policy_failures);
     let passed = why.violations + why.twins_differ == 0 && why.reasons.reproduced == why.reasons.placements;
-    arguments.ledger.add("fleets", started.elapsed().as_secs(), why)?;
+    arguments.ledger.add(Run { run: "fleets", seconds: started.elapsed().as_secs(), result: why })?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -213,7 +214,7 @@ fn find_bugs(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     }
     let passed = hunt.missed.is_empty();
-    arguments.ledger.add("bugs", started.elapsed().as_secs(), hunt)?;
+    arguments.ledger.add(Run { run: "bugs", seconds: started.elapsed().as_secs(), result: hunt })?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

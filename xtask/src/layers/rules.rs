@@ -21,7 +21,7 @@ struct Never {
 const NOBODYS: &str = "nothing uses a binary, a test, a bench or the task runner: \
     programs meet over HTTP or SSH, and what ships does not lean on what tests it";
 
-const USES: [Uses; 18] = [
+const USES: [Uses; 19] = [
     Uses {
         package: "api-types",
         may: &[],
@@ -89,13 +89,18 @@ const USES: [Uses; 18] = [
         because: "the operator's command line embeds no daemon and no pool; it tries policies on its own",
     },
     Uses {
+        package: "campaign",
+        may: &[],
+        because: "what is kept of campaigns is the same whatever they drive",
+    },
+    Uses {
         package: "sim",
-        may: &["api-types", "orchestrator-core", "policy-script", "pool-core"],
+        may: &["api-types", "campaign", "orchestrator-core", "policy-script", "pool-core"],
         because: "the simulated world drives values, not programs; a policy is one of them",
     },
     Uses {
         package: "e2e",
-        may: &["api-types", "clients", "llama-orch-sdk", "orchestrator-core", "policy-script"],
+        may: &["api-types", "campaign", "clients", "llama-orch-sdk", "orchestrator-core", "policy-script"],
         because: "these tests start the programs by their path; what the brain was told they give to \
             the brain again, which is a value",
     },

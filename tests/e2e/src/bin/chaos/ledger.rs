@@ -1,37 +1,37 @@
-//! Where the result of a campaign is kept.
+//! Where the result of a campaign is kept, and what it is drawn from.
 
-use std::path::PathBuf;
-
-use e2e::ledger;
 use serde::Serialize;
 
-/// Where a result goes, and which build it is about.
+/// See the module.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Ledger {
     /// Where every number of the campaign comes from; drawn from the clock when absent.
     #[arg(long)]
     seed: Option<u64>,
-    /// The file the result is added to.
-    #[arg(long, value_name = "FILE")]
-    ledger: Option<PathBuf>,
-    /// The commit that was built, for the result.
-    #[arg(long, default_value = "unknown")]
-    commit: String,
+    #[command(flatten)]
+    kept: campaign::Ledger,
+}
+
+#[derive(Serialize)]
+struct Seeded<T> {
+    seed: u64,
+    #[serde(flatten)]
+    result: T,
 }
 
 impl Ledger {
     /// The seed to use.
     pub fn seed(&self) -> u64 {
-        self.seed.unwrap_or_else(|| ledger::now() % 1_000_000)
+        self.seed.unwrap_or_else(|| campaign::now() % 1_000_000)
     }
 
     /// Whether the result is kept.
     pub const fn is_kept(&self) -> bool {
-        self.ledger.is_some()
+        self.kept.is_kept()
     }
 
     /// Prints the result, and adds it to the file where one is named.
     pub fn add(&self, seed: u64, result: impl Serialize) -> anyhow::Result<()> {
-        ledger::add(self.ledger.as_deref(), &self.commit, Some(seed), result)
+        self.kept.add(Seeded { seed, result })
     }
 }
