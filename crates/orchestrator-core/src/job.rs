@@ -194,6 +194,7 @@ impl Job {
             decode_time_ms: 0,
             stop_reason: StopReason::Cancelled,
             seed: None,
+            tokens_cached: None,
         }
     }
 

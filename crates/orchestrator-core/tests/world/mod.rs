@@ -111,6 +111,7 @@ pub fn end(tokens_out: u32, stop_reason: StopReason) -> RunEnd {
         decode_time_ms: 2,
         stop_reason,
         seed: None,
+        tokens_cached: None,
     }
 }
 
