@@ -14,8 +14,9 @@ use crate::generation::{Finish, Generation};
 pub const PREFILL_CHUNK: usize = 128;
 /// Prompt tokens in a step that also decodes, so that running answers do not stall.
 pub const PREFILL_CHUNK_BESIDE_DECODE: usize = 64;
-/// Short prompts that come together while nothing decodes begin their answers together: the first
-/// to decode would only wait, token by token, for the others. Short is this many tokens on average.
+/// Short prompts that come together, more of them than answers are running, begin their answers
+/// together: the first to decode would only wait, token by token, for the others. Short is this many
+/// tokens on average.
 pub const SHORT: usize = 64;
 /// Most tokens that a prompt waits for in this way.
 pub const TOGETHER: usize = 1024;
@@ -112,7 +113,7 @@ impl Batch {
 
     fn plan_prefill(&self, plan: &mut Plan) {
         let mut room = if plan.decode_rows == 0 { PREFILL_CHUNK } else { PREFILL_CHUNK_BESIDE_DECODE };
-        plan.together = plan.decode_rows == 0 && self.begin_together(room);
+        plan.together = self.begin_together(plan.decode_rows, room);
         for (slot, generation) in self.active() {
             let unfed = generation.unfed();
             let count = (unfed.len() - usize::from(plan.together && !unfed.is_empty())).min(room);
@@ -133,10 +134,13 @@ impl Batch {
     }
 
     /// Whether prompts are to keep their last token until the others are through.
-    fn begin_together(&self, room: usize) -> bool {
+    fn begin_together(&self, decoding: usize, room: usize) -> bool {
         let unfed = || self.active().map(|(_, generation)| generation.unfed().len()).filter(|left| *left > 0);
         let (prompts, tokens) = (unfed().count(), unfed().sum::<usize>());
-        tokens > room.max(prompts) && tokens <= prompts * SHORT && self.waited + tokens <= TOGETHER
+        prompts > decoding
+            && tokens > room.max(prompts)
+            && tokens <= prompts * SHORT
+            && self.waited + tokens <= TOGETHER
     }
 
     /// Takes in what the engine made of `plan`; gives the slots that ended.

@@ -161,7 +161,8 @@ fn short_prompts_that_come_together_begin_their_answers_together() {
     assert_eq!(rows, [PREFILL_CHUNK, PREFILL_CHUNK, 300 - 2 * PREFILL_CHUNK]);
     assert_eq!(plans.last().map(|plan| plan.scored.len()), Some(6), "all begin in the same step");
     world.join("late", 50, 5);
-    assert_eq!(world.step().0.scored.len(), 7, "beside running answers nobody waits");
+    world.join("later", 50, 5);
+    assert_eq!(world.step().0.scored.len(), 7, "beside more running answers nobody waits");
 }
 
 #[test]
