@@ -23,7 +23,6 @@ use crate::ids::next_key;
 use crate::metrics::Metrics;
 use crate::policy;
 use crate::pool_directory::PoolDirectory;
-use crate::store::history::History;
 use crate::store::{Class, FILE_NAME, Report, Store, StoreError};
 use crate::subscribers::Subscribers;
 
@@ -170,7 +169,7 @@ impl Server {
             PoolLimits::of(&config.settings.supply),
             metrics.clone(),
         );
-        let history = History::new(store.path().to_owned());
+        let history = store.history();
         let language = Arc::new(Language::default());
         policy::watch_over(&language).map_err(StartError::Thread)?;
         let driver = Driver::recover(

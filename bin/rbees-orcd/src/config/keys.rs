@@ -235,6 +235,13 @@ pub const KEYS: &[Key] = &[
     ),
     key("retention_hours", Kind::Number(1, 87_600), "168", "how long ended jobs are kept"),
     key(
+        "keep_prompts",
+        Kind::OneOf(&["on", "off"]),
+        "off",
+        "whether the prompts of durable jobs stay when those end, and are shown, as long as the jobs are kept; \
+         off erases each at the end of its job, but none that was kept before",
+    ),
+    key(
         "journal_snapshot_bytes",
         Kind::Number(65_536, 1 << 32),
         "16777216",

@@ -187,10 +187,24 @@ fn b07_a_read_only_folder_is_refused_with_what_is_needed() {
 
 #[tokio::test]
 async fn a_torn_request_of_a_living_job_does_not_pass_the_check() {
-    let daemon = Daemon::start().await;
+    torn_request_is_found(0).await;
+}
+
+#[tokio::test]
+async fn a_torn_request_that_is_kept_with_its_ended_job_does_not_pass_the_check() {
+    torn_request_is_found(usize::MAX).await;
+}
+
+/// Tears the request of a job whose worker shows so many frames.
+async fn torn_request_is_found(allowed: usize) {
+    let daemon = Daemon::start_with(|config| config.keeping.prompts = true).await;
     let worker = Worker::start(&daemon.url(""), &["a"]).await;
-    worker.allow(0);
-    let job = daemon.submit(json!({ "prompt": "bee ".repeat(20_000) })).await;
+    worker.allow(allowed);
+    let task = json!({ "prompt": "bee ".repeat(20_000), "on_disconnect": "continue" });
+    let job = daemon.submit(task).await;
+    if allowed > 0 {
+        daemon.until_status(&job, "completed").await;
+    }
     let Daemon { home, server, .. } = daemon;
     server.stop().await.expect("stopped");
     let check = || {
