@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::home_lock::HomeLock;
 use crate::actions::{Actions, PoolLimits};
-use crate::config::{Config, Token};
+use crate::config::{Config, Limits, Token};
+use crate::descriptors::affordable;
 use crate::driver::{self, Driver, Handle};
 use crate::http::{App, Entrance, Guard, Parts, listener};
 use crate::ids::next_key;
@@ -145,6 +146,7 @@ impl Server {
         let url = config.url.clone().unwrap_or_else(|| own_url(address));
         lock.describe(&url);
 
+        let limits = Limits { connections: affordable(config.limits.connections), ..config.limits };
         let metrics = Metrics::default();
         let closing = CancellationToken::new();
         let mut store = open_store(&config.home)?;
@@ -194,7 +196,7 @@ impl Server {
             workers: actions.workers.clone(),
             pools: pools.clone(),
             metrics: metrics.clone(),
-            limits: config.limits,
+            limits,
             guard: Guard::new(address, &config.allowed_hosts, config.token.clone()),
             replays: Arc::new(Semaphore::new(1)),
             closing: closing.clone(),
@@ -207,7 +209,7 @@ impl Server {
         let serving = tokio::spawn(listener::serve(
             listener,
             Entrance::new(app),
-            config.limits,
+            limits,
             metrics,
             closing.clone(),
             GRACE,

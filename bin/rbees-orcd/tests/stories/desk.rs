@@ -1,6 +1,7 @@
 //! Many callers meet one brain: what needs no disk is not held up wrongly, what needs it is there.
 
 use futures_util::future::join_all;
+use rbees_orcd::server::DriverError;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 
@@ -59,4 +60,21 @@ async fn every_log_is_acknowledged_although_no_run_has_a_request_of_its_own_for_
         (gone == jobs).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn b18_a_brain_that_panicked_is_asked_no_more_and_ends_the_daemon() {
+    let daemon = Daemon::start().await;
+    let _worker = Worker::start(&daemon.url(""), &["a"]).await;
+    let job = daemon.submit(json!({ "prompt": "x", "on_disconnect": "continue" })).await;
+    let Daemon { home, mut server, http } = daemon;
+    // Its thread is the caller's: what it held must not be used again all the same.
+    let driver = server.driver.clone();
+    let asked = tokio::spawn(async move { driver.read(|_, _| panic!("a test")).await.map(|()| ()) });
+    drop(asked.await);
+    let ended = server.driver_failed().await;
+    assert!(matches!(ended, Err(DriverError::Panicked)), "{ended:?}");
+    drop(server);
+    let daemon = Daemon::open(home, http).await;
+    assert_eq!(daemon.get(&format!("/v2/tasks/{job}")).await.0, 200, "what was on disk is there");
 }

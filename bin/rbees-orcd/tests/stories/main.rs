@@ -16,12 +16,19 @@ mod gone_client;
 mod guard;
 mod idempotency;
 mod journal;
+#[cfg(target_os = "linux")]
+mod machine;
+#[cfg(target_os = "linux")]
+mod many_streams;
+#[cfg(target_os = "linux")]
+mod memory;
 mod migrations;
 mod openai;
 mod openapi;
 mod operator;
 mod policy;
 mod process;
+mod registration;
 mod replay;
 mod restart;
 mod resume;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use super::address::is_of_worker;
 use super::connection::Connection;
 use crate::http::CONNECT_TIMEOUT;
 
@@ -72,7 +73,7 @@ pub async fn connect(authority: &str) -> io::Result<Connection> {
     let made = async {
         let stream = match authority.parse::<SocketAddr>() {
             Ok(address) => TcpStream::connect(address).await?,
-            Err(_) => TcpStream::connect(authority).await?,
+            Err(_) => connect_by_name(authority).await?,
         };
         stream.set_nodelay(true)?;
         Ok(Connection::new(stream))
@@ -81,4 +82,15 @@ pub async fn connect(authority: &str) -> io::Result<Connection> {
         Ok(made) => made,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
+}
+
+/// A name may mean another machine than when it was registered: what it means now is looked up once, and
+/// only what a worker can be is called.
+async fn connect_by_name(authority: &str) -> io::Result<TcpStream> {
+    let found = tokio::net::lookup_host(authority).await?;
+    let addresses: Vec<SocketAddr> = found.filter(|address| is_of_worker(address.ip())).collect();
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "its name means no address of a worker"));
+    }
+    TcpStream::connect(&*addresses).await
 }
