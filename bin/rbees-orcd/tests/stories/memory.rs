@@ -46,7 +46,7 @@ impl Drop for Group {
 
 /// As many jobs as the queue holds by default, and beside those the slots of the worker.
 const JOBS: usize = 1_000;
-const PROMPT_BYTES: usize = 80 * 1024;
+const PROMPT_BYTES: usize = 190 * 1024;
 
 /// Hands in jobs until one is not answered; gives those that were taken in, and how many were refused.
 async fn fill(process: &Process) -> (Vec<String>, usize) {
@@ -65,7 +65,7 @@ async fn fill(process: &Process) -> (Vec<String>, usize) {
 
 #[tokio::test]
 async fn b17_a_full_queue_of_long_prompts_fits_into_little_memory() {
-    let Some(group) = Group::of("fits", 248 << 20) else { return };
+    let Some(group) = Group::of("fits", 192 << 20) else { return };
     let (_folder, home, ready) = folders();
     let mut process = Process::start(&mut group.program(), &home, &ready).await;
     let worker = Worker::start(&process.url, &["a"]).await;

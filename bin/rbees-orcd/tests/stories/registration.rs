@@ -88,10 +88,11 @@ async fn b33_lies_are_refused_by_field_and_kept_nowhere() {
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn b33_the_loopback_of_another_machine_is_not_ours() {
-    use crate::machine::{HERE, Machine};
+    use crate::machine::Machine;
     let Some(machine) = Machine::plug_in() else { return };
     let daemon =
-        Daemon::start_with(|config| config.bind = format!("{HERE}:0").parse().expect("an address")).await;
+        Daemon::start_with(|config| config.bind = format!("{}:0", machine.here).parse().expect("an address"))
+            .await;
     let port = daemon.server.address.port();
     let register = |uri: &str| {
         let body = call("uri", json!(uri)).to_string();
@@ -99,8 +100,9 @@ async fn b33_the_loopback_of_another_machine_is_not_ours() {
         machine.answer(
             port,
             &format!(
-                "POST /v2/workers/ready HTTP/1.1\r\nHost: {HERE}:{port}\r\nConnection: close\r\n\
-                 Content-Length: {length}\r\n\r\n{body}"
+                "POST /v2/workers/ready HTTP/1.1\r\nHost: {}:{port}\r\nConnection: close\r\n\
+                 Content-Length: {length}\r\n\r\n{body}",
+                machine.here
             ),
         )
     };
@@ -111,6 +113,6 @@ async fn b33_the_loopback_of_another_machine_is_not_ours() {
         assert!(answer.starts_with("HTTP/1.1 422") && answer.contains("facts.uri"), "{uri}: {answer}");
     }
     assert_eq!(daemon.get("/v2/workers").await.1, json!({ "workers": [] }));
-    let answer = register("http://10.213.77.2:8001");
+    let answer = register(&format!("http://{}:8001", machine.there));
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
