@@ -23,6 +23,8 @@ mod many_streams;
 #[cfg(target_os = "linux")]
 mod memory;
 mod migrations;
+#[cfg(target_os = "linux")]
+mod names;
 mod openai;
 mod openapi;
 mod operator;
@@ -34,6 +36,7 @@ mod restart;
 mod resume;
 mod sessions;
 mod shutdown;
+mod slow_link;
 mod slow_reader;
 mod stalls;
 mod submit;
