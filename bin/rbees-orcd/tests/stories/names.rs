@@ -70,12 +70,12 @@ async fn b40_a_name_that_nobody_looks_up_holds_up_its_own_jobs_and_no_others() {
     let view = async |job: &str| answer(process.http.get(format!("{}/v2/tasks/{job}", process.url))).await.1;
 
     let held_up = submit_to(&process, "worker-fake-00000000dead").await;
-    // One look-up asks for both kinds of addresses, and again only after half a minute. A third question
-    // is that of another try, so the first was given up.
+    // One look-up asks for both kinds of addresses, and again only after half a minute; another is that for
+    // a sign of life. Questions beyond those four are of another try, so the first was given up.
     let asked = tokio::task::spawn_blocking(move || {
         server.set_read_timeout(Some(PATIENCE)).expect("set");
         let mut question = [0; 512];
-        (0..3).try_for_each(|_| server.recv(&mut question).map(drop)).map(|()| server)
+        (0..6).try_for_each(|_| server.recv(&mut question).map(drop)).map(|()| server)
     });
     for _ in 0..8 {
         let job = submit_to(&process, "worker-fake-0123456789ab").await;
