@@ -19,3 +19,4 @@ pub mod server;
 pub mod silence;
 pub mod store;
 pub mod subscribers;
+pub mod turns;

@@ -29,5 +29,6 @@ mod sessions;
 mod shutdown;
 mod slow_reader;
 mod stalls;
+mod streams;
 mod submit;
 mod worker;
