@@ -16,6 +16,7 @@ pub mod pool_models;
 pub mod pools;
 mod sessions;
 mod sse;
+mod streams;
 pub mod tasks;
 mod workers;
 

@@ -20,3 +20,4 @@ pub mod server;
 pub mod silence;
 pub mod store;
 pub mod subscribers;
+pub mod turns;

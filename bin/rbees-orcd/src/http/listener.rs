@@ -2,7 +2,10 @@
 //! orderly end.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::Request;
@@ -18,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::http::patience::{GRACE as CUT_GRACE, Patience, PatientSocket};
+use crate::http::streams::{Asked, Handover, Writing};
 use crate::http::workers::{Caller, READY_PATH};
 use crate::http::{Entrance, front_door};
 use crate::metrics::Metrics;
@@ -181,38 +185,72 @@ impl Serving {
         prepare(&stream, self.limits.silent_time);
         self.metrics.connections.inc();
         let patience = Patience::new(self.limits.silent_time, self.metrics.clone());
+        let mut next = Some(PatientSocket::new(stream, patience.clone()));
+        while let Some(socket) = next {
+            // On the heap: what hyper needs is not held as long as a stream is open.
+            let served = Box::pin(self.until_stream(socket, &patience)).await;
+            next = match served {
+                Some(stream) => stream.run().await.unwrap_or_else(|error| ended(&error)),
+                None => None,
+            };
+        }
+        self.metrics.connections.dec();
+    }
+
+    /// Serves requests until one is answered with a stream, which is given, or the connection ends.
+    async fn until_stream(&self, socket: PatientSocket, patience: &Patience) -> Option<Writing> {
+        let handover = Handover::default();
         let answer = |mut request: Request<Incoming>| {
             // Extensions cost room, which only this request is worth.
             if request.uri().path() == READY_PATH {
                 request.extensions_mut().insert(self.caller);
             }
-            let (entrance, patience) = (self.entrance.clone(), patience.clone());
-            // On the heap, so that a connection which only streams or waits does not hold its room.
+            let (entrance, patience, handover) = (self.entrance.clone(), patience.clone(), handover.clone());
+            // On the heap, so that a connection which only waits does not hold its room.
             Box::pin(async move {
                 let is_openai = request.uri().path().starts_with("/v1/");
-                Ok::<_, Infallible>(patience.with(entrance.answer(request).await, is_openai))
+                let asked = Asked::of(&request);
+                let answer = patience.with(entrance.answer(request).await, is_openai);
+                match handover.offer(asked, answer) {
+                    Some(answer) => Ok::<_, Infallible>(answer),
+                    // The connection is taken apart now.
+                    None => std::future::pending().await,
+                }
             })
         };
-        let socket = PatientSocket::new(stream, patience.clone());
         // hyper takes at most 100 header lines by itself; said aloud, each request would allocate for them.
-        let connection = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_time)
             .serve_connection(TokioIo::new(socket), service_fn(answer));
-        tokio::pin!(connection);
-        let ended = tokio::select! {
-            biased;
-            ended = connection.as_mut() => ended,
-            () = self.closing.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let closing = self.closing.cancelled();
+        tokio::pin!(closing);
+        let mut is_closing = false;
+        let streamed = poll_fn(|context| {
+            if let Poll::Ready(ended_well) = Pin::new(&mut connection).poll(context) {
+                ended_well.unwrap_or_else(|error| ended(&error));
+                return Poll::Ready(None);
             }
-        };
-        self.metrics.connections.dec();
-        if let Err(error) = ended {
-            tracing::trace!(code = "CONNECTION_ENDED", %error, "a connection ended early");
-        }
+            if let Some(streamed) = handover.take() {
+                return Poll::Ready(Some(streamed));
+            }
+            if !is_closing && closing.as_mut().poll(context).is_ready() {
+                is_closing = true;
+                Pin::new(&mut connection).graceful_shutdown();
+                context.waker().wake_by_ref();
+            }
+            Poll::Pending
+        })
+        .await?;
+        let parts = connection.into_parts();
+        Some(Writing::new(parts.io.into_inner(), streamed, &parts.read_buf))
     }
+}
+
+/// What is left of a connection that ended early.
+fn ended<T: Default>(error: &dyn std::fmt::Display) -> T {
+    tracing::trace!(code = "CONNECTION_ENDED", %error, "a connection ended early");
+    T::default()
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -10,6 +10,7 @@ use futures_util::Stream;
 use super::Subscribers;
 use super::log::{Found, JobLog, MAX_SLICE_BYTES};
 use crate::silence::Silence;
+use crate::turns::step_back;
 
 /// A silent stream gets a comment this often.
 pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -77,7 +78,7 @@ impl Reader {
             }
             tokio::select! {
                 biased;
-                () = changed => {}
+                () = changed => step_back().await,
                 () = self.silence.too_long() => {
                     self.silence.is_broken();
                     return Some(Bytes::from_static(KEEP_ALIVE));

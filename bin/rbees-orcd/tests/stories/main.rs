@@ -39,5 +39,6 @@ mod shutdown;
 mod slow_link;
 mod slow_reader;
 mod stalls;
+mod streams;
 mod submit;
 mod worker;
