@@ -6,6 +6,7 @@
 pub mod actions;
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 pub mod driver;
 pub mod hashes;
 pub mod http;
@@ -19,3 +20,4 @@ pub mod server;
 pub mod silence;
 pub mod store;
 pub mod subscribers;
+pub mod turns;

@@ -13,6 +13,7 @@ use orchestrator_core::{Event, GoOn, JobRow, OpenStream, RunKey};
 use super::{Actions, RunningRelay};
 use crate::driver::requests::RequestBody;
 use crate::relay::{Relay, Source};
+use crate::turns::step_back;
 
 /// How often a worker is told to stop a run or to forget its log before we give up; it drops
 /// both by itself later, and its heartbeat is answered with the same.
@@ -136,7 +137,9 @@ impl Actions {
         let broken = Arc::new(AtomicBool::new(false));
         let mark = Arc::clone(&broken);
         let task = self.runtime.spawn(async move {
-            if !delay.is_zero() {
+            if delay.is_zero() {
+                step_back().await;
+            } else {
                 tokio::time::sleep(delay).await;
             }
             let report = |event| {

@@ -141,12 +141,20 @@ pub struct PatientSocket {
     patience: Patience,
     /// Runs while the client takes nothing; when it fires, something has to be done.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// What was read already and is to be read again.
+    unread: Bytes,
 }
 
 impl PatientSocket {
     /// Nothing was refused yet.
     pub const fn new(socket: TcpStream, patience: Patience) -> Self {
-        Self { socket, patience, stalled: None }
+        Self { socket, patience, stalled: None, unread: Bytes::new() }
+    }
+
+    /// Has these bytes read before all others.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        self.unread =
+            if self.unread.is_empty() { bytes } else { [bytes, self.unread.clone()].concat().into() };
     }
 
     fn watch(
@@ -181,6 +189,11 @@ impl AsyncRead for PatientSocket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let length = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.socket).poll_read(context, buffer)
     }
 }

@@ -10,9 +10,10 @@ use futures_util::Stream;
 use super::Subscribers;
 use super::log::{Found, JobLog, MAX_SLICE_BYTES};
 use crate::silence::Silence;
+use crate::turns::step_back;
 
 /// A silent stream gets a comment this often.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
+pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 /// What a reader is told when the orchestrator stops: the job goes on.
 const STOPPING: &[u8] = b": the orchestrator is stopping; reconnect with Last-Event-ID\n\n";
 
@@ -77,7 +78,7 @@ impl Reader {
             }
             tokio::select! {
                 biased;
-                () = changed => {}
+                () = changed => step_back().await,
                 () = self.silence.too_long() => {
                     self.silence.is_broken();
                     return Some(Bytes::from_static(KEEP_ALIVE));
