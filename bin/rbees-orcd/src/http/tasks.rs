@@ -10,7 +10,7 @@ use api_types::task::{
     CancelAccepted, Erased, TaskAccepted, TaskList, TaskRequest, TaskStatus, TaskView, WhyView,
 };
 use api_types::{CorrelationId, ErrorBody, ErrorCode, ErrorDetail, JobId};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -22,6 +22,7 @@ pub use self::check::{check_task, checked, idempotency_header, refuse_overflow};
 use self::view::{events_url, task_view, why_ended};
 use super::body::Body;
 use super::error::job_not_found;
+use super::path::Path;
 use super::{ApiError, App, sse};
 use crate::driver::{Accepted, CheckedTask};
 use crate::store::history::Filter;

@@ -5,10 +5,11 @@ use api_types::worker::{
 };
 use api_types::{ErrorBody, ErrorCode, ErrorDetail, PROTOCOL, WorkerId};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 
 use super::body::Body;
+use super::path::Path;
 use super::{ApiError, App};
 
 /// Every worker, by id.
