@@ -85,6 +85,7 @@ const fn no_figures() -> Service {
         decode_time_ms: 0,
         stop_reason: StopReason::Eos,
         seed: None,
+        tokens_cached: None,
     };
     Service { prefill_ms: 0, decode_ms: 0, end }
 }
