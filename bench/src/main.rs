@@ -1,4 +1,5 @@
-//! What rbees costs: beside HAProxy, two LLM routers and PostgreSQL, and its placements by themselves.
+//! What rbees costs and is worth: beside HAProxy, LLM routers, PostgreSQL and llama-server, and its
+//! placements by themselves.
 
 mod load;
 mod machine;
@@ -11,6 +12,7 @@ mod stats;
 mod storage;
 mod subjects;
 mod variants;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -30,6 +32,7 @@ enum Bench {
     /// What a decision costs, and what routing by prefixes is worth.
     Placement(placement::Args),
     Queue(queue::Args),
+    Worker(worker::Args),
     /// The worker behind whatever is measured; the bench starts it itself.
     #[command(hide = true)]
     Mock(mock::Args),
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Bench::Relay(args) => relay::run(&args),
         Bench::Placement(args) => placement::run(&args),
         Bench::Queue(args) => queue::run(&args),
+        Bench::Worker(args) => worker::run(&args),
         Bench::Mock(args) => mock::run(&args),
     };
     match outcome {

@@ -7,15 +7,11 @@ mod fleet;
 mod load;
 mod policies;
 
-use std::path::Path;
-
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
 use crate::machine;
 use policies::Routing;
 
-const BEGIN: &str = "<!-- placement figures: begin -->";
-const END: &str = "<!-- placement figures: end -->";
 /// Mean time to first token, default over round robin, on conversations.
 const BAR_REUSE: f64 = 0.5;
 /// The same, default over least loaded, where no prompt repeats.
@@ -46,7 +42,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     out.push_str(&table);
     println!("{out}");
     if args.update {
-        update_readme(&out)?;
+        crate::report::update_section("placement", &out)?;
     }
     ensure!(missed.is_empty(), "{}", missed.join("; "));
     Ok(())
@@ -94,13 +90,4 @@ fn routing(scale: usize) -> anyhow::Result<(String, Vec<String>)> {
         }
     }
     Ok((out + &ratios, missed))
-}
-
-fn update_readme(figures: &str) -> anyhow::Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let marks = || format!("{} has no `{BEGIN}` ... `{END}`", path.display());
-    let (before, rest) = text.split_once(BEGIN).with_context(marks)?;
-    let (_, after) = rest.split_once(END).with_context(marks)?;
-    Ok(std::fs::write(&path, format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", figures.trim()))?)
 }

@@ -118,7 +118,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         println!("{}", report::markdown(&report));
     }
     if args.update {
-        report::update_readme(&report)?;
+        report::update_section("relay", &report::markdown(&report))?;
     }
     if let Some((kind, problem)) = measured.problems.iter().find(|(kind, _)| kind.is_rbees()) {
         bail!("{} was not measured: {problem}", kind.name());

@@ -6,8 +6,8 @@ mod table;
 
 use serde::Serialize;
 
-pub use readme::update_readme;
-pub use table::markdown;
+pub use readme::update_section;
+pub use table::{aligned, markdown};
 
 use crate::machine;
 use crate::relay::{Measured, Round};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-pub use process::Running;
+pub use process::{Running, free_address};
 
 use crate::load::Target;
 use crate::machine;
@@ -137,7 +137,7 @@ impl Subject {
             let (running, address) = process::mock(machine::SUBJECT_CPU, folder, None, &setup.mock).await?;
             return Ok(Self { kind, address, running, _behind: None });
         }
-        let address = process::free_address()?;
+        let address = free_address()?;
         let orchestrator = kind.is_rbees().then_some(address);
         let (behind, mock) = process::mock(machine::LOAD_CPU, folder, orchestrator, &setup.mock).await?;
         let running = match kind {

@@ -72,6 +72,7 @@ impl Speech {
                     decode_time_ms: 0,
                     stop_reason,
                     seed: Some(0),
+                    tokens_cached: None,
                 };
                 sse::encode_event(Some(first_event_id + 1 + u64::from(tokens)), &TaskEvent::End(end))
             }

@@ -126,6 +126,7 @@ impl Brain {
             decode_time_ms: decode_ms,
             stop_reason: StopReason::Eos,
             seed: None,
+            tokens_cached: None,
         };
         self.tell(Event::StreamEnded { run, end })
     }

@@ -1,30 +1,31 @@
-//! The figures in `bench/README.md`, between two marks.
+//! The figures in `bench/README.md`, each bench's between two marks of its own.
 
 use std::path::Path;
 
 use anyhow::Context;
 
-use crate::report::{Report, markdown};
-
-const BEGIN: &str = "<!-- figures: begin -->";
-const END: &str = "<!-- figures: end -->";
-
-/// Puts the report between the marks of the README.
+/// Puts the figures of the bench `name` between its marks of the README.
 ///
 /// # Errors
 /// When the README cannot be written or has no marks.
-pub fn update_readme(report: &Report) -> anyhow::Result<()> {
+pub fn update_section(name: &str, figures: &str) -> anyhow::Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let renewed = renew(&text, &markdown(report))
-        .with_context(|| format!("{} has no `{BEGIN}` ... `{END}`", path.display()))?;
+    let renewed = renew(&text, name, figures).with_context(|| {
+        format!("{} has no `{}` ... `{}`", path.display(), mark(name, "begin"), mark(name, "end"))
+    })?;
     Ok(std::fs::write(path, renewed)?)
 }
 
-fn renew(text: &str, figures: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", figures.trim()))
+fn mark(name: &str, end: &str) -> String {
+    format!("<!-- {name} figures: {end} -->")
+}
+
+fn renew(text: &str, name: &str, figures: &str) -> Option<String> {
+    let (begin, end) = (mark(name, "begin"), mark(name, "end"));
+    let (before, rest) = text.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}\n\n{}\n\n{end}{after}", figures.trim()))
 }
 
 #[cfg(test)]
@@ -32,10 +33,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_lies_between_the_marks_changes() {
-        let text = format!("head\n{BEGIN}\nold\n{END}\ntail\n");
-        let renewed = renew(&text, "new\n").expect("marks");
-        assert_eq!(renewed, format!("head\n{BEGIN}\n\nnew\n\n{END}\ntail\n"));
-        assert_eq!(renew("no marks", "new"), None);
+    fn only_what_lies_between_the_marks_of_its_name_changes() {
+        let (begin, end) = (mark("relay", "begin"), mark("relay", "end"));
+        let text = format!("head\n{begin}\nold\n{end}\ntail\n");
+        let renewed = renew(&text, "relay", "new\n").expect("marks");
+        assert_eq!(renewed, format!("head\n{begin}\n\nnew\n\n{end}\ntail\n"));
+        assert_eq!(renew(&text, "worker", "new"), None);
     }
 }

@@ -63,7 +63,7 @@ fn subjects(report: &Report) -> Vec<Vec<String>> {
 }
 
 /// A Markdown table whose columns line up; the first is text, the others are numbers.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
         .map(|column| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0))

@@ -25,13 +25,31 @@ impl Running {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(cpu: usize, mut command: Command, folder: &Path) -> anyhow::Result<Self> {
+    pub fn start(cpu: usize, command: Command, folder: &Path) -> anyhow::Result<Self> {
+        Self::launch(command, folder, |command| machine::spawn_on(cpu, command))
+    }
+
+    /// Starts `command` on every CPU there is, with its output in `folder`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_unbound(command: Command, folder: &Path) -> anyhow::Result<Self> {
+        Self::launch(command, folder, |mut command| {
+            command.spawn().with_context(|| format!("starting {}", command.get_program().to_string_lossy()))
+        })
+    }
+
+    fn launch(
+        mut command: Command,
+        folder: &Path,
+        spawn: impl FnOnce(Command) -> anyhow::Result<Child>,
+    ) -> anyhow::Result<Self> {
         let name =
             Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
         let log = folder.join(format!("{name}.log"));
         let out = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
-        Ok(Self { child: machine::spawn_on(cpu, command)?, log })
+        Ok(Self { child: spawn(command)?, log })
     }
 
     /// Its number.

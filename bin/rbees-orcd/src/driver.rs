@@ -74,6 +74,7 @@ impl Driver {
         scripts: Arc<dyn Scripts>,
         wall: Wall,
     ) -> Result<Self, StoreError> {
+        store.keep_requests(keeping.prompts);
         let (clock, set_back) = Clock::start(wall.now(), store.last_time()?);
         let now = clock.now();
         if let Some(by_ms) = set_back {

@@ -96,7 +96,7 @@ fn router(app: App) -> Router {
         .route("/v2/sessions/{id}", get(sessions::get_session).delete(sessions::delete_session))
         .route("/v2/models", get(models::list_models))
         .route("/v2/workers", get(workers::list_workers))
-        .route("/v2/workers/ready", post(workers::worker_ready))
+        .route(workers::READY_PATH, post(workers::worker_ready))
         .route("/v2/workers/{id}", get(workers::get_worker).delete(workers::drain_worker))
         .route("/v2/workers/{id}/heartbeat", post(workers::worker_heartbeat))
         .route("/v2/workers/{id}/failed", post(workers::worker_failed))

@@ -6,6 +6,7 @@
 pub mod actions;
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 pub mod driver;
 pub mod hashes;
 pub mod http;

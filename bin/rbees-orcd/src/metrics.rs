@@ -86,6 +86,10 @@ pub struct Figures {
     pub connections: Gauge,
     /// Connections of clients that took nothing of their answer for too long.
     pub clients_cut: Counter,
+    /// Connections that were turned away because there were too many.
+    pub connections_refused: Counter,
+    /// Requests whose handler panicked.
+    pub panics: Counter,
     /// Jobs that wait.
     pub queue_depth: Gauge,
     /// Jobs that a worker holds.
@@ -125,6 +129,8 @@ impl Default for Metrics {
             prefill_seconds: seconds(),
             connections: Gauge::default(),
             clients_cut: Counter::default(),
+            connections_refused: Counter::default(),
+            panics: Counter::default(),
             queue_depth: Gauge::default(),
             running: Gauge::default(),
             workers: Gauge::default(),
@@ -213,6 +219,9 @@ impl Figures {
         all.register("commits", "Transactions written", self.commits.clone());
         all.register("open_connections", "Connections of clients", self.connections.clone());
         all.register("clients_cut", "Clients cut that took nothing for too long", self.clients_cut.clone());
+        let refused = self.connections_refused.clone();
+        all.register("connections_refused", "Connections turned away, there being too many", refused);
+        all.register("panics", "Requests that met a fault of rbees itself", self.panics.clone());
         all.register("queue_depth", "Jobs that wait", self.queue_depth.clone());
         all.register("running_jobs", "Jobs that a worker holds", self.running.clone());
         all.register("workers", "Workers that are not lost", self.workers.clone());

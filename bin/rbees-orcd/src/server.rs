@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::home_lock::HomeLock;
 use crate::actions::{Actions, PoolLimits};
-use crate::config::{Config, Token};
+use crate::config::{Config, Limits, Token};
+use crate::descriptors::affordable;
 use crate::driver::{self, Driver, Handle};
 use crate::http::{App, Entrance, Guard, Parts, listener};
 use crate::ids::next_key;
 use crate::metrics::Metrics;
 use crate::policy;
 use crate::pool_directory::PoolDirectory;
-use crate::store::history::History;
 use crate::store::{Class, FILE_NAME, Report, Store, StoreError};
 use crate::subscribers::Subscribers;
 
@@ -146,6 +146,7 @@ impl Server {
         let url = config.url.clone().unwrap_or_else(|| own_url(address));
         lock.describe(&url);
 
+        let limits = Limits { connections: affordable(config.limits.connections), ..config.limits };
         let metrics = Metrics::default();
         let closing = CancellationToken::new();
         let mut store = open_store(&config.home)?;
@@ -170,7 +171,7 @@ impl Server {
             PoolLimits::of(&config.settings.supply),
             metrics.clone(),
         );
-        let history = History::new(store.path().to_owned());
+        let history = store.history();
         let language = Arc::new(Language::default());
         policy::watch_over(&language).map_err(StartError::Thread)?;
         let driver = Driver::recover(
@@ -195,7 +196,7 @@ impl Server {
             workers: actions.workers.clone(),
             pools: pools.clone(),
             metrics: metrics.clone(),
-            limits: config.limits,
+            limits,
             guard: Guard::new(address, &config.allowed_hosts, config.token.clone()),
             replays: Arc::new(Semaphore::new(1)),
             closing: closing.clone(),
@@ -208,7 +209,7 @@ impl Server {
         let serving = tokio::spawn(listener::serve(
             listener,
             Entrance::new(app),
-            config.limits,
+            limits,
             metrics,
             closing.clone(),
             GRACE,

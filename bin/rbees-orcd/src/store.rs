@@ -24,11 +24,12 @@ use std::time::Duration;
 use api_types::{Attempt, Incarnation, JobId};
 use orchestrator_core::{PoolRow, Rows, Time};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, Params, Row, TransactionBehavior};
 use uuid::Uuid;
 
 pub use self::check::Report;
 pub use self::error::{Class, StoreError};
+use self::history::History;
 use self::housekeeping::{Copied, Housekeeper, StoredRequest, log};
 use self::migrate::{MIGRATIONS, migrate};
 use self::prompts::Prompts;
@@ -49,6 +50,7 @@ pub struct Store {
     connection: Connection,
     path: PathBuf,
     prompts: Prompts,
+    keeps_requests: bool,
     keeper: Housekeeper,
 }
 
@@ -88,7 +90,7 @@ impl Store {
         check::check_relied_on(&connection)?;
         let keeper = Housekeeper::start(&path, prompts.clone())?;
         watch_log(&mut connection, &keeper)?;
-        let store = Self { connection, path, prompts, keeper };
+        let store = Self { connection, path, prompts, keeps_requests: false, keeper };
         // What a crash left in the log may be prompts that were erased from the tables; and after a
         // sync that failed, this is what brings the log's pages to the disk once more.
         store.keeper.log().erased.store(true, Ordering::Relaxed);
@@ -97,6 +99,11 @@ impl Store {
         }
         store.sweep_prompts()?;
         Ok(store)
+    }
+
+    /// Whether requests stay when their jobs end, for as long as the jobs do.
+    pub const fn keep_requests(&mut self, keep: bool) {
+        self.keeps_requests = keep;
     }
 
     /// The key under which prompts are hashed; `draw` makes it when the database is new.
@@ -123,6 +130,11 @@ impl Store {
         &self.path
     }
 
+    /// Read-only questions about what it holds, on connections of their own.
+    pub fn history(&self) -> History {
+        History::new(self.path.clone(), self.prompts.clone())
+    }
+
     /// Who works on the disk in the background.
     pub fn keeper(&self) -> &Housekeeper {
         &self.keeper
@@ -136,7 +148,7 @@ impl Store {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut files = Vec::new();
         for change in changes {
-            files.extend(write::apply(&transaction, change)?);
+            files.extend(write::apply(&transaction, change, self.keeps_requests)?);
         }
         if let Some(number) = write::last_number(changes) {
             write::put_meta(&transaction, "last_number", number)?;
@@ -238,12 +250,13 @@ impl Store {
     /// # Errors
     /// When SQLite fails.
     pub fn prune(&mut self, before: Time, limit: u32) -> Result<usize, StoreError> {
-        let deleted = self.connection.execute(
+        let deleted = self.delete_jobs(
             "DELETE FROM jobs WHERE number IN
-             (SELECT number FROM jobs WHERE ended_at IS NOT NULL AND ended_at < ?1 LIMIT ?2)",
+             (SELECT number FROM jobs WHERE ended_at IS NOT NULL AND ended_at < ?1 LIMIT ?2)
+             RETURNING job_id",
             (micros(before), limit),
         )?;
-        Ok(deleted)
+        Ok(deleted.len())
     }
 
     /// Deletes one job that has ended, or up to `limit` of them; says which.
@@ -251,17 +264,24 @@ impl Store {
     /// # Errors
     /// When SQLite fails.
     pub fn erase(&self, which: Option<JobId>, limit: u32) -> Result<Vec<JobId>, StoreError> {
-        let mut statement = self.connection.prepare_cached(
+        self.delete_jobs(
             "DELETE FROM jobs WHERE number IN
              (SELECT number FROM jobs WHERE ended_at IS NOT NULL AND (?1 IS NULL OR job_id = ?1) LIMIT ?2)
              RETURNING job_id",
-        )?;
-        let which = which.map(|job_id| *job_id.uuid().as_bytes());
-        let erased: Vec<JobId> = statement
-            .query_map((which, limit), |row| row.get(0).map(|id| JobId::from_uuid(Uuid::from_bytes(id))))?
-            .collect::<Result<_, _>>()?;
-        self.keeper.log().erased.store(true, Ordering::Relaxed);
-        Ok(erased)
+            (which.map(|job_id| *job_id.uuid().as_bytes()), limit),
+        )
+    }
+
+    /// Deletes jobs that have ended, with all that was kept of them; gives which.
+    fn delete_jobs(&self, sql: &str, which: impl Params) -> Result<Vec<JobId>, StoreError> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let deleted = statement.query_map(which, job_id)?.collect::<Result<Vec<JobId>, _>>()?;
+        if !deleted.is_empty() {
+            self.keeper.log().erased.store(true, Ordering::Relaxed);
+        }
+        // Most have no file; one that is not there is gone already.
+        deleted.iter().for_each(|job_id| self.keeper.erase(*job_id));
+        Ok(deleted)
     }
 
     /// Deletes up to `limit` rows of chapters of the journal that ended before `before` or are too
@@ -312,15 +332,18 @@ impl Store {
         self.empty_log().map(drop)
     }
 
-    /// Erases large requests that belong to no job which has not ended: a crash came between.
+    /// Erases large requests that belong to no job which has not ended or keeps its own: a crash came
+    /// between.
     fn sweep_prompts(&self) -> Result<(), StoreError> {
         let mut statement = self
             .connection
-            .prepare("SELECT job_id FROM live JOIN jobs USING (number) WHERE live.request IS NULL")?;
-        let living: HashSet<JobId> = statement
-            .query_map([], |row| row.get(0).map(|id| JobId::from_uuid(Uuid::from_bytes(id))))?
-            .collect::<Result<_, _>>()?;
-        let swept = self.prompts.sweep(&living)?;
+            .prepare(
+                "SELECT job_id FROM live JOIN jobs USING (number) WHERE live.request IS NULL
+                 UNION ALL
+                 SELECT job_id FROM kept_requests JOIN jobs USING (number) WHERE kept_requests.request IS NULL",
+            )?;
+        let wanted: HashSet<JobId> = statement.query_map([], job_id)?.collect::<Result<_, _>>()?;
+        let swept = self.prompts.sweep(&wanted)?;
         if swept > 0 {
             tracing::info!(code = "PROMPTS_SWEPT", swept, "requests of ended jobs were erased");
         }
@@ -431,6 +454,19 @@ impl Store {
         }
         Ok(())
     }
+}
+
+#[cfg(test)]
+impl Store {
+    /// From now on the file does not grow, as on a full disk.
+    pub fn grow_no_more(&self) {
+        self.connection.pragma_update(None, "max_page_count", 1).expect("set");
+    }
+}
+
+/// The job whose id is the first column.
+fn job_id(row: &Row<'_>) -> rusqlite::Result<JobId> {
+    row.get(0).map(|id| JobId::from_uuid(Uuid::from_bytes(id)))
 }
 
 /// Every commit reaches the disk before it is answered. A development build can be told not to

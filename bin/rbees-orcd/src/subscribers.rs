@@ -13,7 +13,7 @@ use api_types::JobId;
 use orchestrator_core::Event;
 
 pub use self::log::{AHEAD, Appended, JobLog, Unsaved};
-pub use self::reader::Reader;
+pub use self::reader::{KEEP_ALIVE_EVERY, Reader};
 
 /// Logs of ended `durability: memory` jobs that are kept for late readers.
 const KEPT_ENDED: usize = 256;

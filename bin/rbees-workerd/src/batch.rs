@@ -14,12 +14,20 @@ use crate::generation::{Finish, Generation};
 pub const PREFILL_CHUNK: usize = 128;
 /// Prompt tokens in a step that also decodes, so that running answers do not stall.
 pub const PREFILL_CHUNK_BESIDE_DECODE: usize = 64;
+/// Short prompts that come together, more of them than answers are running, begin their answers
+/// together: the first to decode would only wait, token by token, for the others. Short is this many
+/// tokens on average.
+pub const SHORT: usize = 64;
+/// Most tokens that a prompt waits for in this way.
+pub const TOGETHER: usize = 1024;
 
 /// The slots of a worker.
 #[derive(Debug)]
 pub struct Batch {
     slots: Vec<Option<Occupant>>,
     joined: u64,
+    /// Prompt tokens processed since a prompt had to wait for others that came with it.
+    waited: usize,
 }
 
 #[derive(Debug)]
@@ -40,6 +48,8 @@ pub struct Plan {
     pub prefills: Vec<(usize, usize)>,
     /// Rows that decode: one for each generating slot.
     pub decode_rows: usize,
+    /// Whether prompts wait with their last token for others that came with them.
+    pub together: bool,
 }
 
 /// A slot that was left, and why.
@@ -56,15 +66,15 @@ pub struct Left {
 impl Batch {
     /// An empty batch.
     pub fn new(slots: usize) -> Self {
-        Self { slots: (0..slots).map(|_| None).collect(), joined: 0 }
+        Self { slots: (0..slots).map(|_| None).collect(), joined: 0, waited: 0 }
     }
 
-    /// Puts a generation into a free slot.
+    /// Puts a generation into `slot`.
     ///
     /// # Errors
-    /// The generation itself, when every slot is taken.
-    pub fn join(&mut self, generation: Generation) -> Result<(), Box<Generation>> {
-        let Some(free) = self.slots.iter_mut().find(|slot| slot.is_none()) else {
+    /// The generation itself, when the slot is taken or not there.
+    pub fn join(&mut self, slot: usize, generation: Generation) -> Result<(), Box<Generation>> {
+        let Some(free) = self.slots.get_mut(slot).filter(|slot| slot.is_none()) else {
             return Err(Box::new(generation));
         };
         *free = Some(Occupant { generation, number: self.joined });
@@ -103,9 +113,10 @@ impl Batch {
 
     fn plan_prefill(&self, plan: &mut Plan) {
         let mut room = if plan.decode_rows == 0 { PREFILL_CHUNK } else { PREFILL_CHUNK_BESIDE_DECODE };
+        plan.together = self.begin_together(plan.decode_rows, room);
         for (slot, generation) in self.active() {
             let unfed = generation.unfed();
-            let count = unfed.len().min(room);
+            let count = (unfed.len() - usize::from(plan.together && !unfed.is_empty())).min(room);
             if count == 0 {
                 continue;
             }
@@ -122,6 +133,16 @@ impl Batch {
         }
     }
 
+    /// Whether prompts are to keep their last token until the others are through.
+    fn begin_together(&self, decoding: usize, room: usize) -> bool {
+        let unfed = || self.active().map(|(_, generation)| generation.unfed().len()).filter(|left| *left > 0);
+        let (prompts, tokens) = (unfed().count(), unfed().sum::<usize>());
+        prompts > decoding
+            && tokens > room.max(prompts)
+            && tokens <= prompts * SHORT
+            && self.waited + tokens <= TOGETHER
+    }
+
     /// Takes in what the engine made of `plan`; gives the slots that ended.
     pub fn apply<'a>(
         &mut self,
@@ -131,6 +152,8 @@ impl Batch {
         ends: &[Token],
         now: Instant,
     ) -> Vec<Left> {
+        let processed: usize = plan.prefills.iter().map(|(_, count)| count).sum();
+        self.waited = if plan.together { self.waited + processed } else { 0 };
         for (slot, count) in &plan.prefills {
             if let Some(generation) = self.generation_mut(*slot) {
                 generation.prompt_processed(*count, now);
@@ -170,6 +193,11 @@ impl Batch {
             .collect();
         occupied.sort_unstable_by_key(|(_, occupant)| occupant.number);
         occupied.into_iter().map(|(slot, occupant)| (slot, &occupant.generation))
+    }
+
+    /// What has been processed in a slot; empty when it is not taken.
+    pub fn held(&self, slot: usize) -> &[Token] {
+        self.generation(slot).map(Generation::held).unwrap_or_default()
     }
 
     fn generation(&self, slot: usize) -> Option<&Generation> {

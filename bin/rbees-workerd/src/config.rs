@@ -81,6 +81,9 @@ pub struct Args {
     /// Bytes of events a run may have unacknowledged before it pauses.
     #[arg(long, default_value_t = 8 * 1024 * 1024)]
     pub run_log_bytes: usize,
+    /// MiB of memory for the KV cache of prompts that ended, beside the slots' own; 0 keeps none there.
+    #[arg(long, default_value_t = 512)]
+    pub prompt_cache_mib: u32,
     /// Print what this binary can do, and end.
     #[arg(long)]
     pub capabilities: bool,
@@ -131,6 +134,8 @@ pub struct Config {
     pub orphaned: Orphaned,
     /// Capacity of a run's log, in bytes.
     pub run_log_bytes: usize,
+    /// Bytes of ended sequences that may be put aside.
+    pub prompt_cache_bytes: u64,
 }
 
 /// Secrets that came by environment.
@@ -196,6 +201,7 @@ impl Config {
                 exit: args.exit_when_orphaned,
             },
             run_log_bytes: args.run_log_bytes.max(1024),
+            prompt_cache_bytes: u64::from(args.prompt_cache_mib) << 20,
         })
     }
 }

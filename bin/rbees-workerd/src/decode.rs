@@ -11,7 +11,9 @@ use engine::{Engine, EngineError, StepOutcome, Token, Tokenizer};
 use crate::batch::{Batch, Left, Plan};
 use crate::generation::{Finish, Generation, Job};
 use crate::metrics::Metrics;
+use crate::prefix_cache::PrefixCache;
 use crate::runs::Runs;
+use crate::state::Retained;
 
 /// How often runs that wait for their readers are looked at.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -31,23 +33,31 @@ pub struct Decoder {
     tokenizer: Arc<dyn Tokenizer>,
     ends: Vec<Token>,
     batch: Batch,
+    cache: PrefixCache,
+    retained: Arc<Retained>,
     runs: Arc<Runs>,
     metrics: Arc<Metrics>,
     abandon: Arc<AtomicBool>,
 }
 
 impl Decoder {
-    /// A decoder for `slots` runs at once. `abandon` makes it give up everything.
+    /// A decoder for as many runs at once as the engine has sequences, which puts up to
+    /// `cache_bytes` of ended ones aside and tells `retained` of them. `abandon` makes it give up
+    /// everything.
     pub fn new(
         engine: Box<dyn Engine>,
-        slots: u32,
+        cache_bytes: u64,
+        retained: Arc<Retained>,
         runs: Arc<Runs>,
         metrics: Arc<Metrics>,
         abandon: Arc<AtomicBool>,
     ) -> Self {
         let tokenizer = engine.tokenizer();
         let ends = engine.info().end_tokens.clone();
-        Self { tokenizer, ends, batch: Batch::new(slots as usize), engine, runs, metrics, abandon }
+        let caps = engine.caps();
+        let slots = caps.max_seqs as usize;
+        let cache = PrefixCache::new(slots, cache_bytes, caps.partial_remove);
+        Self { tokenizer, ends, batch: Batch::new(slots), cache, retained, engine, runs, metrics, abandon }
     }
 
     /// Takes jobs and steps until told to quit.
@@ -55,13 +65,14 @@ impl Decoder {
     /// # Errors
     /// When the engine is in a state that no run can be trusted to; every run has then failed.
     pub fn run(&mut self, commands: &Receiver<Command>) -> Result<(), EngineError> {
-        while self.take_commands(commands) && !self.abandon.load(Ordering::Relaxed) {
-            let now = Instant::now();
-            let interrupted = self.batch.interrupt(now);
-            let outcome = self.settle(interrupted, now).and_then(|()| self.step());
+        loop {
+            let outcome = self.turn(commands);
             if let Err(error) = outcome {
                 self.give_up(&Finish::Failed(error.detail()));
                 return Err(error);
+            }
+            if matches!(outcome, Ok(false)) {
+                break;
             }
         }
         let stopping =
@@ -70,8 +81,20 @@ impl Decoder {
         Ok(())
     }
 
+    /// Takes what has arrived and makes one step. `false` means quit.
+    fn turn(&mut self, commands: &Receiver<Command>) -> Result<bool, EngineError> {
+        if !self.take_commands(commands)? || self.abandon.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let now = Instant::now();
+        let interrupted = self.batch.interrupt(now);
+        self.settle(interrupted, now)?;
+        self.step()?;
+        Ok(true)
+    }
+
     /// Takes what has arrived; waits when there is nothing else to do. `false` means quit.
-    fn take_commands(&mut self, commands: &Receiver<Command>) -> bool {
+    fn take_commands(&mut self, commands: &Receiver<Command>) -> Result<bool, EngineError> {
         loop {
             let command = if self.batch.is_empty() {
                 commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -84,22 +107,47 @@ impl Decoder {
                 })
             };
             match command {
-                Ok(Command::Start(job)) => self.begin(*job),
-                Ok(Command::Quit) | Err(RecvTimeoutError::Disconnected) => return false,
-                Err(RecvTimeoutError::Timeout) => return true,
+                Ok(Command::Start(job)) => self.begin(*job)?,
+                Ok(Command::Quit) | Err(RecvTimeoutError::Disconnected) => return Ok(false),
+                Err(RecvTimeoutError::Timeout) => return Ok(true),
             }
         }
     }
 
-    fn begin(&mut self, job: Job) {
+    fn begin(&mut self, job: Job) -> Result<(), EngineError> {
         self.metrics.prefills.inc();
         self.metrics.prompt_tokens.inc_by(job.prompt.len() as u64);
-        if let Err(generation) = self.batch.join(Generation::new(job, &*self.tokenizer)) {
+        let mut generation = Generation::new(job, &*self.tokenizer);
+        let batch = &self.batch;
+        let (feed, reuse) = (generation.feed(), generation.may_reuse());
+        let place = self.cache.begin(&mut *self.engine, feed, reuse, |slot| batch.held(slot));
+        let place = match place {
+            Ok(place) => place,
+            Err(error) => {
+                self.refuse(generation, error.detail());
+                return Err(error);
+            }
+        };
+        let joined = match place {
+            Some(place) => {
+                generation.resume_after(place.reused);
+                self.metrics.prompt_tokens_cached.inc_by(place.reused as u64);
+                self.batch.join(place.slot, generation)
+            }
+            None => Err(Box::new(generation)),
+        };
+        self.retained.set(self.cache.retained());
+        if let Err(generation) = joined {
             // The table of runs hands out as many slots as there are here.
             let error = ErrorDetail::new(ErrorCode::Internal, "there was no slot for an admitted run");
-            self.runs.finish(generation.run());
-            generation.end(Finish::Failed(error), Instant::now());
+            self.refuse(*generation, error);
         }
+        Ok(())
+    }
+
+    fn refuse(&self, generation: Generation, error: ErrorDetail) {
+        self.runs.finish(generation.run());
+        generation.end(Finish::Failed(error), Instant::now());
     }
 
     fn step(&mut self) -> Result<(), EngineError> {
@@ -128,18 +176,33 @@ impl Decoder {
         self.batch.apply(plan, |row| engine.logits(row), &*self.tokenizer, &self.ends, now)
     }
 
-    /// Frees the slots that were left, first in the engine, then in the table; the last event
+    /// Frees the slots that were left, first in the cache, then in the table; the last event
     /// comes after both, so whoever sees it may use the slot at once.
     fn settle(&mut self, left: Vec<Left>, now: Instant) -> Result<(), EngineError> {
         let mut result = Ok(());
+        let any = !left.is_empty();
         for Left { slot, generation, finish } in left {
-            let removed = self.engine.seq_remove(slot as u32, 0);
+            let removed = self.release(slot, &generation, &finish);
             self.runs.finish(generation.run());
             self.metrics.run_ended(&generation, &finish);
             generation.end(finish, now);
             result = result.and(removed);
         }
+        if any {
+            self.retained.set(self.cache.retained());
+        }
         result
+    }
+
+    /// What a run that did not fail leaves in its sequence may serve others.
+    fn release(&mut self, slot: usize, generation: &Generation, finish: &Finish) -> Result<(), EngineError> {
+        match finish {
+            Finish::Stopped(_) => {
+                self.cache.end(slot, generation.held().to_vec(), generation.prompt());
+                Ok(())
+            }
+            Finish::Failed(_) => self.cache.discard(&mut *self.engine, slot),
+        }
     }
 
     fn give_up(&mut self, finish: &Finish) {

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use api_types::event::{RunEnd, RunMetrics, StopReason, TaskEvent};
 use api_types::sampling::Sampling;
-use api_types::{CorrelationId, ErrorCode, ErrorDetail};
+use api_types::{CorrelationId, ErrorCode, ErrorDetail, PrefixChain};
 use engine::constraint::Constraint;
 use engine::sampler::Sampler;
 use engine::{Token, Tokenizer};
 
 use crate::form;
+use crate::prefix_cache::Prompt;
 use crate::replay::Replay;
 use crate::runs::Run;
 use crate::text::{Settled, TokenText};
@@ -40,6 +41,8 @@ pub struct Job {
     pub correlation_id: Option<CorrelationId>,
     /// Whether its `token` events bear the ids of tokens.
     pub token_ids: bool,
+    /// The orchestrator's hashes of the prompt, by which the worker reports what it keeps.
+    pub prefix: Option<PrefixChain>,
     /// What another worker has done of it; empty for a run from the start.
     pub replay: Replay,
     /// The form that the text must have, where it must: it has taken the tokens of `replay` already.
@@ -61,12 +64,16 @@ pub struct Generation {
     job: Job,
     sampler: Sampler,
     text: TokenText,
-    /// What the engine processes in chunks: the prompt, and a long continuation.
-    feed: Vec<Token>,
-    /// Tokens of the completion within `feed`.
-    out_in_feed: u32,
-    /// Tokens of `feed` that the engine has processed.
+    /// The prompt and the tokens of the completion so far.
+    sequence: Vec<Token>,
+    /// How many of `sequence` are processed in chunks: the prompt, and a long continuation.
+    feed: usize,
+    /// How many of those the engine held before the run began.
+    cached: usize,
+    /// How many of those the engine holds.
     fed: usize,
+    /// Tokens after those that the engine has processed, one a step.
+    decoded: usize,
     /// Tokens of the completion so far.
     out: u32,
     /// Ids of the tokens that are not logged yet, where they are asked for.
@@ -87,9 +94,11 @@ impl Generation {
         let mut generation = Self {
             sampler,
             text,
-            feed: job.prompt.clone(),
-            out_in_feed: 0,
+            sequence: job.prompt.clone(),
+            feed: job.prompt.len(),
+            cached: 0,
             fed: 0,
+            decoded: 0,
             out: 0,
             unlogged: VecDeque::new(),
             next: None,
@@ -108,11 +117,10 @@ impl Generation {
             if self.over.is_none() {
                 self.sampler.accept(token);
                 self.over = self.take(token, tokenizer);
-                self.feed.push(token);
             }
         }
         self.over = self.unless_complete(self.over.clone());
-        self.out_in_feed = self.out;
+        self.feed = self.sequence.len();
         self.next = None;
     }
 
@@ -121,15 +129,46 @@ impl Generation {
         &self.job.run
     }
 
+    /// What the engine is to process before anything is decoded, from the start of the sequence.
+    pub fn feed(&self) -> &[Token] {
+        self.sequence.get(..self.feed).unwrap_or_default()
+    }
+
+    /// Whether what the engine holds of other runs may serve this one. A continuation is to take the
+    /// same steps as the run it goes on with, as far as that is in our hands.
+    pub fn may_reuse(&self) -> bool {
+        self.job.replay.count() == 0
+    }
+
+    /// The first `count` tokens of the feed are in the sequence already.
+    pub fn resume_after(&mut self, count: usize) {
+        self.cached = count;
+        self.fed = count;
+    }
+
+    /// Tokens that need not be processed.
+    pub fn tokens_cached(&self) -> usize {
+        self.cached
+    }
+
+    /// How the orchestrator calls its prompt.
+    pub fn prompt(&self) -> Prompt {
+        Prompt { chain: self.job.prefix.clone().unwrap_or_default(), tokens: self.job.prompt.len() }
+    }
+
+    /// What the sequence holds now.
+    pub fn held(&self) -> &[Token] {
+        self.sequence.get(..self.fed + self.decoded).unwrap_or_default()
+    }
+
     /// Tokens that are still to be processed before anything is decoded.
     pub fn unfed(&self) -> &[Token] {
-        self.feed.get(self.fed..).unwrap_or_default()
+        self.sequence.get(self.fed..self.feed).unwrap_or_default()
     }
 
     /// Where the next token goes in its sequence.
     pub fn position(&self) -> u32 {
-        let decoded = self.out.saturating_sub(self.out_in_feed + u32::from(self.next.is_some()));
-        u32::try_from(self.fed).unwrap_or(u32::MAX).saturating_add(decoded)
+        u32::try_from(self.fed + self.decoded).unwrap_or(u32::MAX)
     }
 
     /// The token to decode next, unless the prompt is still being processed.
@@ -174,7 +213,7 @@ impl Generation {
         ends: &[Token],
         now: Instant,
     ) -> Option<Finish> {
-        self.next = None;
+        self.decoded += usize::from(self.next.take().is_some());
         if let Some(token) = self.job.replay.next_token() {
             self.sampler.accept(token);
             let finish = self.take(token, tokenizer);
@@ -219,6 +258,7 @@ impl Generation {
     fn take(&mut self, token: Token, tokenizer: &dyn Tokenizer) -> Option<Finish> {
         let mut piece = Vec::new();
         tokenizer.piece(token, &mut piece);
+        self.sequence.push(token);
         if self.job.token_ids {
             self.unlogged.push_back(token);
         }
@@ -307,7 +347,7 @@ impl Generation {
         let prefilling = self.first_token.is_none();
         let known = self.job.prompt.len() as u32 + self.job.replay.count();
         self.job.run.log.show(&TaskEvent::Metrics(RunMetrics {
-            prompt_tokens_done: prefilling.then_some(self.fed as u32 + self.out - self.out_in_feed),
+            prompt_tokens_done: prefilling.then_some(self.position()),
             prompt_tokens: prefilling.then_some(known),
             tokens_out: self.out,
             tokens_per_second: rate,
@@ -324,6 +364,7 @@ impl Generation {
             decode_time_ms: now.saturating_duration_since(first).as_millis() as u64,
             stop_reason,
             seed: Some(self.job.seed),
+            tokens_cached: Some(self.cached as u32),
         }
     }
 }

@@ -22,6 +22,7 @@ pub mod http;
 pub mod listen;
 pub mod memory;
 pub mod metrics;
+pub mod prefix_cache;
 pub mod prompt;
 pub mod register;
 pub mod replay;

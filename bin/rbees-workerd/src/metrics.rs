@@ -28,6 +28,8 @@ pub struct Metrics {
     pub prefills: Counter,
     /// Their tokens.
     pub prompt_tokens: Counter,
+    /// Those of them that were held already.
+    pub prompt_tokens_cached: Counter,
     /// Tokens chosen, those that ended an answer included.
     pub tokens: Counter,
     steps: Counter,
@@ -53,6 +55,7 @@ impl Metrics {
             registry: Registry::with_prefix("rbees_worker"),
             prefills: Counter::default(),
             prompt_tokens: Counter::default(),
+            prompt_tokens_cached: Counter::default(),
             tokens: Counter::default(),
             steps: Counter::default(),
             step_rows: rows(),
@@ -76,6 +79,11 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register("prefills", "Prompts whose processing began", self.prefills.clone());
         registry.register("prompt_tokens", "Tokens of those prompts", self.prompt_tokens.clone());
+        registry.register(
+            "prompt_tokens_cached",
+            "Tokens of prompts that were held already",
+            self.prompt_tokens_cached.clone(),
+        );
         registry.register("tokens", "Tokens chosen", self.tokens.clone());
         registry.register("runs", "Runs that ended, by how", self.runs.clone());
         registry.register("slots", "Runs that fit at once", self.slots.clone());

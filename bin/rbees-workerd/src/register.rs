@@ -153,7 +153,7 @@ async fn heartbeat(
         slots_busy: state.runs.busy(),
         runs: state.runs.listed(),
         free_memory_bytes: memory::available_bytes(),
-        prefixes: None,
+        prefixes: Some(state.retained.get()),
     };
     client.heartbeat(&facts.worker_id, &call).await
 }

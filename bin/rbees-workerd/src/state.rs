@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use api_types::worker::{JSON_SCHEMA, ReadyCall, WorkerFacts, WorkerHealth, WorkerStatus};
+use api_types::prefix::RetainedPrefix;
+use api_types::worker::{JSON_SCHEMA, PREFIX_CACHE, ReadyCall, WorkerFacts, WorkerHealth, WorkerStatus};
 use api_types::{ErrorCode, ErrorDetail, Incarnation, InstanceId, PROTOCOL};
 use engine::{Backend, ModelInfo};
 use tokio::sync::watch;
@@ -37,6 +38,26 @@ pub struct WorkerState {
     incarnation: watch::Sender<Option<Incarnation>>,
     registering: AtomicBool,
     drain_wanted: watch::Sender<bool>,
+    /// What the decode thread keeps of prompts.
+    pub retained: Arc<Retained>,
+}
+
+/// What is kept of prompts, as the decode thread last told.
+#[derive(Debug, Default)]
+pub struct Retained {
+    prefixes: Mutex<Vec<RetainedPrefix>>,
+}
+
+impl Retained {
+    /// From now on this is kept.
+    pub fn set(&self, prefixes: Vec<RetainedPrefix>) {
+        *self.prefixes.lock().unwrap_or_else(PoisonError::into_inner) = prefixes;
+    }
+
+    /// What is kept now.
+    pub fn get(&self) -> Vec<RetainedPrefix> {
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// A loaded model as request handlers use it.
@@ -77,6 +98,7 @@ impl WorkerState {
             incarnation: watch::Sender::new(None),
             registering: AtomicBool::new(false),
             drain_wanted: watch::Sender::new(false),
+            retained: Arc::default(),
         }
     }
 
@@ -291,5 +313,6 @@ fn fill_in(facts: &mut WorkerFacts, info: &ModelInfo) {
     facts.capabilities = vec!["completion".to_owned()];
     facts.capabilities.extend(info.chat_template.as_ref().map(|_| "chat".to_owned()));
     facts.capabilities.push(JSON_SCHEMA.to_owned());
+    facts.capabilities.push(PREFIX_CACHE.to_owned());
     facts.capabilities.push(info.backend.to_string());
 }

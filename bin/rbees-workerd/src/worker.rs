@@ -287,7 +287,8 @@ fn load_and_decode(
     let _ = tell_loaded.send(Ok(()));
     let mut decoder = Decoder::new(
         engine,
-        config.load.slots,
+        config.prompt_cache_bytes,
+        Arc::clone(&state.retained),
         Arc::clone(&state.runs),
         Arc::clone(&state.metrics),
         Arc::clone(abandon),

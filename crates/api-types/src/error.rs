@@ -76,6 +76,7 @@ error_codes! {
     QueueFull "QUEUE_FULL" 429 true "The queue holds as many jobs as it may.";
     QuotaExceeded "QUOTA_EXCEEDED" 429 true "The caller used up its share.";
     TooManyRequests "TOO_MANY_REQUESTS" 429 true "More requests at once than this server takes.";
+    TooManyStreams "TOO_MANY_STREAMS" 503 true "More connections at once than this server may hold.";
     PolicyRefused "POLICY_REFUSED" 403 false "The operator's policy does not take this job.";
     PolicyNotFound "POLICY_NOT_FOUND" 404 false "There is no such policy: no shadow, or none before the live one.";
     ScriptError "SCRIPT_ERROR" 422 false "A policy script does not compile, broke a limit or gave a wrong answer.";

@@ -146,6 +146,10 @@ pub struct RunEnd {
     /// The seed that was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// Prompt tokens whose KV cache was still there, so that they were not processed again; absent
+    /// from a worker that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_cached: Option<u32>,
 }
 
 /// Why a generation stopped.

@@ -74,6 +74,7 @@ impl Frame {
                 decode_time_ms,
                 stop_reason,
                 seed,
+                tokens_cached,
             }) = serde_json::from_slice(&self.data)
         {
             return Ok(TaskEvent::End(RunEnd {
@@ -84,6 +85,7 @@ impl Frame {
                 decode_time_ms,
                 stop_reason,
                 seed,
+                tokens_cached,
             }));
         }
         serde_json::from_slice(&self.data)
@@ -126,6 +128,8 @@ struct EndData<'a> {
     stop_reason: StopReason,
     #[serde(default)]
     seed: Option<u64>,
+    #[serde(default)]
+    tokens_cached: Option<u32>,
 }
 
 /// The data of a `token` event, with the text as it is written.

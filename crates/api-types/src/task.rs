@@ -227,6 +227,12 @@ pub struct TaskView {
     pub events_url: String,
     /// Ties it to log lines.
     pub correlation_id: CorrelationId,
+    /// The prompt, once ended, where the orchestrator keeps prompts (`keep_prompts`); not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// The turns of the conversation, as `prompt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<ChatMessage>>,
     /// The completion, once ended and while kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,

@@ -3,8 +3,8 @@
 use std::sync::Once;
 use std::time::Duration;
 
-/// How long a connection may take to be made.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take to be made, looking its name up included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 static CRYPTO: Once = Once::new();
 

@@ -12,4 +12,5 @@ pub mod worker;
 pub use error::ClientError;
 pub use http::http_client;
 pub use orchestrator::OrchestratorClient;
+pub use worker::address::is_of_worker;
 pub use worker::{EventStream, WorkerClient, WorkerHttp};

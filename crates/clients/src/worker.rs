@@ -1,5 +1,6 @@
 //! A worker's own API. Runs are streamed over pooled connections without Nagle's delay.
 
+pub mod address;
 mod connection;
 mod pool;
 

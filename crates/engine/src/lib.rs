@@ -18,4 +18,4 @@ mod traits;
 pub use backend::Backend;
 pub use error::EngineError;
 pub use loader::open;
-pub use traits::{Caps, Engine, LoadOptions, ModelInfo, Row, Seq, StepOutcome, Token, Tokenizer};
+pub use traits::{Caps, Engine, LoadOptions, ModelInfo, Row, SavedSeq, Seq, StepOutcome, Token, Tokenizer};

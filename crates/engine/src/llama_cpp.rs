@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
@@ -25,7 +26,9 @@ use llama_cpp_2::{
 use crate::backend::Backend;
 use crate::error::EngineError;
 use crate::loader::DEFAULT_CONTEXT;
-use crate::traits::{Caps, Engine, LoadOptions, ModelInfo, Row, Seq, StepOutcome, Token, Tokenizer};
+use crate::traits::{
+    Caps, Engine, LoadOptions, ModelInfo, Row, SavedSeq, Seq, StepOutcome, Token, Tokenizer,
+};
 use gguf::Header;
 
 /// Rows in one step.
@@ -381,6 +384,41 @@ impl Engine for LlamaCpp {
         }
         let removed = self.held.context.clear_kv_cache_seq(Some(seq), Some(from), None).map_err(failed)?;
         if removed { Ok(()) } else { Err(EngineError::Unsupported("its cache refused to remove a sequence")) }
+    }
+
+    fn seq_copy(&mut self, from: Seq, to: Seq, upto: u32) -> Result<(), EngineError> {
+        if !self.caps.partial_remove {
+            return Err(EngineError::Unsupported("its cache cannot be cut inside a sequence"));
+        }
+        // In a unified cache this marks the cells as shared; nothing is copied.
+        self.held.context.kv_cache_seq_cp(from as i32, to as i32, Some(0), Some(upto)).map_err(failed)
+    }
+
+    fn seq_save(&mut self, seq: Seq) -> Result<Box<dyn SavedSeq>, EngineError> {
+        let state =
+            self.held.context.state_seq_get(seq as i32, LlamaStateSeqFlags::empty()).map_err(failed)?;
+        Ok(Box::new(SavedState(state)))
+    }
+
+    fn seq_load(&mut self, seq: Seq, saved: &dyn SavedSeq) -> Result<(), EngineError> {
+        let Some(SavedState(state)) = saved.as_any().downcast_ref() else {
+            return Err(EngineError::Unsupported("the sequence was saved by another engine"));
+        };
+        self.held.context.state_seq_set(state, seq as i32).map_err(failed)
+    }
+}
+
+/// A sequence as llama.cpp writes it.
+#[derive(Debug)]
+struct SavedState(SeqState);
+
+impl SavedSeq for SavedState {
+    fn bytes(&self) -> u64 {
+        self.0.byte_len() as u64
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
     }
 }
 

@@ -77,6 +77,33 @@ pub trait Engine: Send {
     /// `Unsupported` when the model's cache cannot be cut inside (`from` above 0); the caller then
     /// removes all of it and fills it again.
     fn seq_remove(&mut self, seq: Seq, from: u32) -> Result<(), EngineError>;
+
+    /// Makes the empty sequence `to` begin with the first `upto` tokens of `from`.
+    ///
+    /// # Errors
+    /// `Unsupported` when the model's cache cannot be cut inside; `to` must then be removed.
+    fn seq_copy(&mut self, from: Seq, to: Seq, upto: u32) -> Result<(), EngineError>;
+
+    /// Copies what the engine holds of a sequence into memory of the process.
+    ///
+    /// # Errors
+    /// When the engine cannot; the sequence stays as it is.
+    fn seq_save(&mut self, seq: Seq) -> Result<Box<dyn SavedSeq>, EngineError>;
+
+    /// Makes the empty sequence `seq` what `saved` was.
+    ///
+    /// # Errors
+    /// When it was not saved by this engine, or does not fit; `seq` must then be removed.
+    fn seq_load(&mut self, seq: Seq, saved: &dyn SavedSeq) -> Result<(), EngineError>;
+}
+
+/// A sequence in memory, of use only to the engine that saved it.
+pub trait SavedSeq: Send + std::fmt::Debug {
+    /// Its size.
+    fn bytes(&self) -> u64;
+
+    /// For the engine to find what it saved.
+    fn as_any(&self) -> &dyn std::any::Any;
 }
 
 /// What an engine can do with the model it holds.

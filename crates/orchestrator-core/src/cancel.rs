@@ -15,6 +15,7 @@ use crate::turn::Turn;
 /// What is due about a job, the most final first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
+    Uncounted,
     CancelFinal,
     Deadline,
     TimeLimit,
@@ -77,6 +78,7 @@ impl Orchestrator {
         let Some(job) = self.jobs.get(&job_id) else { return };
         match due(job, &self.settings, turn.now) {
             None => {}
+            Some(Due::Uncounted) => self.end_as_counted(job_id, turn),
             Some(Due::CancelFinal) => self.end_cancelled(job_id, turn),
             Some(Due::Deadline) => {
                 let error = deadline_exceeded(job, turn.now);
@@ -104,6 +106,9 @@ impl Orchestrator {
 }
 
 fn due(job: &Job, settings: &Settings, now: Time) -> Option<Due> {
+    if job.ending.is_some() {
+        return Some(Due::Uncounted);
+    }
     let passed = |at: Option<Time>| at.is_some_and(|at| at <= now);
     let cancelling = job.row.cancel_requested_at.is_some();
     let deadline = passed(job.row.deadline);

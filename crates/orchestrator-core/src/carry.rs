@@ -117,6 +117,7 @@ impl Orchestrator {
             return turn.drop_stale("salvaged");
         };
         if !kept.ids_known {
+            job.shown = kept.tokens;
             return self.fail_job(run.job_id, without_ids(run), turn);
         }
         if kept.events <= FIRST_EVENT_ID && job.row.carried.is_none() {

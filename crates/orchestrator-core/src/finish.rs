@@ -73,8 +73,8 @@ impl Orchestrator {
     }
 
     /// Ends a job of which its worker says no more. What its readers were shown is counted first: the
-    /// count comes at once with [`Self::shown_counted`]; should it not, the job's alarm, which is past,
-    /// ends it without.
+    /// count comes at once with [`Self::shown_counted`]; should it not, the job's alarm, which is due
+    /// until then, ends it without.
     pub(crate) fn end_without_word(&mut self, job_id: JobId, ending: Ending, turn: &mut Turn) {
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
         let may_have_shown = job.row.status == TaskStatus::Running && job.ending.is_none();
@@ -83,8 +83,16 @@ impl Orchestrator {
             turn.jobs_touched.insert(job_id);
             return turn.act(Action::Salvage(run));
         }
+        job.ending.get_or_insert(ending);
+        self.end_as_counted(job_id, turn);
+    }
+
+    /// Ends a job that was about to end, with as much as was counted.
+    pub(crate) fn end_as_counted(&mut self, job_id: JobId, turn: &mut Turn) {
+        let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        let Some(ending) = job.ending.take() else { return };
         job.is_guessed = true;
-        match job.ending.take().unwrap_or(ending) {
+        match ending {
             Ending::Failed(error) => self.fail_job(job_id, error, turn),
             Ending::Cancelled => {
                 let end = job.cancelled_end(turn.now);
@@ -96,9 +104,8 @@ impl Orchestrator {
     /// The tokens that are in the log of a job which ends without its worker's word.
     pub(crate) fn shown_counted(&mut self, job_id: JobId, tokens: u32, turn: &mut Turn) {
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
-        let Some(ending) = job.ending.clone() else { return };
         job.shown = tokens;
-        self.end_without_word(job_id, ending, turn);
+        self.end_as_counted(job_id, turn);
     }
 
     /// Stops listening to a run and tells its worker to stop it. The slot is free once the worker
@@ -151,7 +158,7 @@ impl Orchestrator {
         job.row.workers_lost.extend(failure.lost.clone());
         let error = failure.error.clone();
         match retry_or_fail(&job.row, failure, &self.settings.retry, &mut self.budget, turn.now) {
-            Verdict::Fail(error) => self.fail_job(job_id, error, turn),
+            Verdict::Fail(error) => self.end_without_word(job_id, Ending::Failed(error), turn),
             Verdict::Retry(not_before) => self.try_again(job_id, &error, not_before, turn),
         }
     }
@@ -161,7 +168,7 @@ impl Orchestrator {
         let given_up = self.jobs.get(&job_id).and_then(|job| self.ask_retry(&job.row, error, turn));
         if let Some(error) = given_up {
             self.budget.give_back(&self.settings.retry);
-            return self.fail_job(job_id, error, turn);
+            return self.end_without_word(job_id, Ending::Failed(error), turn);
         }
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
         if let Some(run) = job.run().filter(|_| job.row.status == TaskStatus::Running) {

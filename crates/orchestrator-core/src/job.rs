@@ -194,6 +194,7 @@ impl Job {
             decode_time_ms: 0,
             stop_reason: StopReason::Cancelled,
             seed: None,
+            tokens_cached: None,
         }
     }
 
@@ -260,6 +261,7 @@ impl Job {
     pub fn next_alarm(&self, settings: &Settings) -> Option<Time> {
         let resting = self.row.not_before.filter(|_| self.resting);
         [
+            self.ending.as_ref().map(|_| Time::default()),
             resting,
             self.row.deadline,
             self.time_limit_at(settings),

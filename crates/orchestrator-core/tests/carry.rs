@@ -132,7 +132,7 @@ fn a_job_that_kills_two_workers_is_poison_also_when_it_goes_on() {
     lose(&mut world, &run(1, 1, "w1", 1), kept(7, 0, 0));
     world.pass(2_000);
     world.event(Event::FirstToken(run(1, 2, "w22", 2)));
-    world.event(Event::StreamBroken { run: run(1, 2, "w22", 2), cause: BrokenCause::Refused });
+    lose(&mut world, &run(1, 2, "w22", 2), kept(9, 1, 0));
     let error = world.brain.job(job(1)).and_then(|standing| standing.row.error).expect("failed");
     assert_eq!(error.code, ErrorCode::Poison);
 }
@@ -141,7 +141,7 @@ fn a_job_that_kills_two_workers_is_poison_also_when_it_goes_on() {
 fn a_permanent_error_ends_the_job() {
     let mut world = running();
     let error = ErrorDetail::new(ErrorCode::ContextOverflow, "too long");
-    world.event(Event::StreamFailed { run: run(1, 1, "w1", 1), error });
+    world.event_counted(Event::StreamFailed { run: run(1, 1, "w1", 1), error }, 7);
     assert_eq!(world.status(1), TaskStatus::Failed);
 }
 

@@ -37,6 +37,7 @@ fn figures() -> RunEnd {
         decode_time_ms: 980,
         stop_reason: StopReason::Eos,
         seed: None,
+        tokens_cached: None,
     }
 }
 

@@ -114,10 +114,10 @@ fn apply(world: &mut World, doing: Doing, submitted: &mut u128) {
         }
         Doing::Fail(n) => {
             let error = ErrorDetail::new(ErrorCode::EngineFailed, "scripted");
-            drop(current(world, n).map(|run| world.event(Event::StreamFailed { run, error })));
+            drop(current(world, n).map(|run| world.event_counted(Event::StreamFailed { run, error }, 1)));
         }
         Doing::Break(n, cause) => {
-            drop(current(world, n).map(|run| world.event(Event::StreamBroken { run, cause })));
+            drop(current(world, n).map(|run| world.event_counted(Event::StreamBroken { run, cause }, 1)));
         }
         Doing::Cancel(n) => drop(world.event(Event::Cancel { request: None, job_id: job(n) })),
         Doing::Beat => drop(world.beat("w1", vec![])),

@@ -264,6 +264,32 @@ fn what_does_not_pass_by_itself_is_not_tried_again() {
 }
 
 #[test]
+fn b36_memory_that_ran_out_at_a_load_sends_the_job_elsewhere_and_is_looked_at_again_before_another_try() {
+    let mut world = World::new();
+    let mut pools = Pools::new(&mut world, &[("box", 1_000), ("mac", 1_000)], &[("a", 300)]);
+    let mut step = Step::default();
+    for pool in ["box", "mac"] {
+        let worker = if pool == "box" {
+            pools.first_worker(&mut world, 1, "a")
+        } else {
+            spawned(&step).pop().expect("the other one is asked for a worker")
+        };
+        assert_eq!(pools.pool_of(&worker), pool);
+        let failed = pools.fail(&mut world, &worker, ErrorCode::InsufficientVram);
+        step = pools.answer_all(&mut world, &failed);
+        assert!(!spawned(&step).iter().any(|next| pools.pool_of(next) == pool), "not there again: {step:?}");
+    }
+    assert!(spawned(&step).is_empty(), "nobody is left: {step:?}");
+    assert_eq!(world.status(1), TaskStatus::Queued, "another program may give the memory back");
+    let why = world.brain.why(job(1), world.now).expect("waits").summary;
+    assert!(why.contains("no luck"), "the reason is told: {why}");
+    // After the pause nobody trusts what was known of the memory.
+    let later = world.pass(60_000);
+    assert!(spawned(&later).is_empty() && !asked(&later).is_empty(), "{later:?}");
+    assert_eq!(spawned(&pools.answer_all(&mut world, &later)).len(), 1);
+}
+
+#[test]
 fn demands_on_the_place_decide_which_pool_is_asked() {
     let mut world = World::new();
     let mut pools = Pools::new(&mut world, &[("box", 1_000), ("mac", 1_000)], &[("a", 300)]);

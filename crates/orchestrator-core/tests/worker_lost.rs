@@ -11,9 +11,9 @@ mod world;
 
 use api_types::task::TaskStatus;
 use api_types::worker::{WorkerState, WorkerStatus};
-use api_types::{ErrorCode, ErrorDetail};
-use orchestrator_core::{Action, Answer, BrokenCause, Event, Notice, Run};
-use world::{World, acts, answer, facts, instance, job, opened, run, worker};
+use api_types::{ErrorCode, ErrorDetail, SessionId, TenantId};
+use orchestrator_core::{Action, Answer, BrokenCause, Event, Kept, Notice, Run, Step, Submission};
+use world::{World, acts, answer, facts, instance, job, opened, run, submission, worker};
 
 fn broken(
     world: &mut World,
@@ -47,8 +47,41 @@ fn a_job_with_tokens_fails_with_worker_lost() {
     world.submit(1);
     world.event(Event::FirstToken(run(1, 1, "w1", 1)));
     broken(&mut world, 1, "w1", 1, BrokenCause::Refused);
+    // It ends even if nobody counts what was shown.
+    world.pass(0);
     let error = world.brain.job(job(1)).and_then(|standing| standing.row.error).expect("failed");
     assert_eq!(error.code, ErrorCode::WorkerLost);
+}
+
+/// How a running job ends early without a continuation.
+const EARLY_ENDS: [fn(&mut World) -> Step; 4] = [
+    |world| broken(world, 1, "w1", 1, BrokenCause::Refused),
+    |world| broken(world, 1, "w1", 1, BrokenCause::RunUnknown),
+    |world| broken(world, 1, "w1", 1, BrokenCause::Stalled),
+    |world| {
+        let error = ErrorDetail::new(ErrorCode::EngineFailed, "a test");
+        world.event(Event::StreamFailed { run: run(1, 1, "w1", 1), error })
+    },
+];
+
+#[test]
+fn what_a_lost_run_showed_counts_against_the_budget_of_its_session() {
+    for early_end in EARLY_ENDS {
+        let mut world = World::new();
+        world.ready("w1", 1);
+        let session: SessionId = "chat".parse().expect("an id");
+        world.event(Event::Submit(Submission { session_id: Some(session.clone()), ..submission(1) }));
+        world.event(Event::FirstToken(run(1, 1, "w1", 1)));
+        let step = early_end(&mut world);
+        assert!(acts(&step).contains(&Action::Salvage(run(1, 1, "w1", 1))), "{step:?}");
+        assert!(step.writes.is_empty(), "nothing is on disk before the count: {step:?}");
+        let kept = Kept { events: 9, tokens: 7, seams: 0, unsure: 0, ids_known: false };
+        world.event(Event::Salvaged { run: run(1, 1, "w1", 1), kept });
+        assert_eq!(world.status(1), TaskStatus::Failed);
+        let view = world.brain.session(&TenantId::default(), &session, world.now).expect("known");
+        // Its prompt of 5 bytes may have been 6 tokens.
+        assert_eq!((view.tokens_used, view.tokens_reserved), (6 + 7, 0));
+    }
 }
 
 #[test]

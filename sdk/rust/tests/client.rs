@@ -22,6 +22,7 @@ fn end(tokens_out: u32) -> TaskEvent {
         decode_time_ms: 3,
         stop_reason: StopReason::MaxTokens,
         seed: Some(1),
+        tokens_cached: None,
     })
 }
 

@@ -548,5 +548,6 @@ const fn run_end(tokens_out: u32, stop_reason: StopReason) -> RunEnd {
         decode_time_ms: 1,
         stop_reason,
         seed: None,
+        tokens_cached: None,
     }
 }

@@ -71,6 +71,7 @@ pub(super) fn assemble(layers: &Layers, problems: &mut Vec<Problem>) -> Option<C
         },
         keeping: Keeping {
             retention: Duration::from_secs(number(layers, "retention_hours") * 3_600),
+            prompts: layers.get("keep_prompts").text == "on",
             journal_snapshot_bytes: number(layers, "journal_snapshot_bytes"),
         },
         pool_interval: milliseconds(layers, "pool_interval_ms"),

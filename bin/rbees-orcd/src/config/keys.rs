@@ -72,14 +72,20 @@ pub const KEYS: &[Key] = &[
     ),
     key("url", Kind::Text, "", "the URL at which workers reach this orchestrator; from bind when empty"),
     key("body_limit_bytes", Kind::Number(1_024, 1 << 32), "8388608", "largest request body"),
-    key("max_connections", Kind::Number(1, 1_000_000), "4096", "connections at once"),
+    key(
+        "max_connections",
+        Kind::Number(1, 1_000_000),
+        "4096",
+        "connections at once; more are answered TOO_MANY_STREAMS, and so are more than half of the open files allow",
+    ),
     key("header_timeout_ms", Kind::Number(1, 600_000), "10000", "until a request's headers are there"),
     key("body_timeout_ms", Kind::Number(1, 600_000), "30000", "until a request's body is there"),
     key(
         "silent_client_ms",
         Kind::Number(1_000, 600_000),
-        "30000",
-        "until a client is cut that takes nothing, or is gone without a word; it may come back and resume",
+        "15000",
+        "until a client is cut that takes nothing; it may come back and resume. One that is gone without a word is \
+         noticed within so much and 15 s",
     ),
     key("queue_capacity", Kind::Number(-1, 10_000_000), "1000", "jobs that may wait; -1 is without bound"),
     key("full_policy", Kind::OneOf(&["reject", "drop-oldest-batch"]), "reject", "what a full queue does"),
@@ -234,6 +240,13 @@ pub const KEYS: &[Key] = &[
         "of this many placements at most one goes to an aged batch job while interactive ones wait",
     ),
     key("retention_hours", Kind::Number(1, 87_600), "168", "how long ended jobs are kept"),
+    key(
+        "keep_prompts",
+        Kind::OneOf(&["on", "off"]),
+        "off",
+        "whether the prompts of durable jobs stay when those end, and are shown, as long as the jobs are kept; \
+         off erases each at the end of its job, but none that was kept before",
+    ),
     key(
         "journal_snapshot_bytes",
         Kind::Number(65_536, 1 << 32),

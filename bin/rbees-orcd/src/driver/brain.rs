@@ -42,6 +42,8 @@ const PRUNE_JOURNAL_BATCH: u32 = 2_000;
 pub struct Keeping {
     /// How long ended jobs are kept.
     pub retention: Duration,
+    /// Whether their prompts are kept with them.
+    pub prompts: bool,
     /// Bytes of journal after which it begins anew with a snapshot of the state.
     pub journal_snapshot_bytes: u64,
 }
@@ -241,21 +243,41 @@ impl Brain {
 
     /// Acts on a step, at once or after the commit that it needs or that is pending.
     pub fn take_step(&mut self, step: Step, request: Option<StoredRequest>) -> Result<(), StoreError> {
+        let (mut changes, mut actions) = (Vec::new(), Vec::new());
+        let asked = std::mem::take(&mut self.asked);
+        self.gather(step, request, &mut changes, &mut actions);
+        self.asked = asked;
+        if changes.is_empty() && self.round.is_empty() {
+            return actions.into_iter().try_for_each(|action| self.perform(action));
+        }
+        let actions = self.act_ahead(&changes, actions)?;
+        changes.into_iter().for_each(|change| self.round.write(change));
+        self.round.acts.extend(actions.into_iter().map(Act::Action));
+        Ok(())
+    }
+
+    /// Adds what a step asks for, and what follows once the brain knows what lost runs have left in
+    /// their logs. Both are one commit: no worker is told to stop a run or to forget its log before the
+    /// end that follows is on disk.
+    fn gather(
+        &mut self,
+        step: Step,
+        request: Option<StoredRequest>,
+        changes: &mut Vec<Change>,
+        actions: &mut Vec<Action>,
+    ) {
         self.journal.decided(&step);
-        let Step { writes, actions, .. } = step;
+        let Step { writes, actions: more, .. } = step;
         if writes.iter().any(|write| matches!(write, Write::PutWorker(_) | Write::DeleteWorker(_))) {
             self.note_contexts();
         }
-        let changes = prepare::changes(&self.actions.subscribers, writes, &actions, request);
-        let salvaged = carry::salvaged(&self.actions.subscribers, &actions);
-        if changes.is_empty() && self.round.is_empty() {
-            actions.into_iter().try_for_each(|action| self.perform(action))?;
-        } else {
-            let actions = self.act_ahead(&changes, actions)?;
-            changes.into_iter().for_each(|change| self.round.write(change));
-            self.round.acts.extend(actions.into_iter().map(Act::Action));
+        changes.extend(prepare::changes(&self.actions.subscribers, writes, &more, request));
+        let salvaged = carry::salvaged(&self.actions.subscribers, &more);
+        actions.extend(more);
+        for event in salvaged {
+            let step = self.decide(event);
+            self.gather(step, None, changes, actions);
         }
-        salvaged.into_iter().try_for_each(|event| self.handle(event))
     }
 
     /// Shows the state, as of the last commit.

@@ -151,3 +151,143 @@ fn job_of(action: &Action) -> Option<JobId> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use api_types::task::{Durability, OnDisconnect, Placement, Priority, RetryMode};
+    use api_types::worker::{ExecuteRequest, WorkerFacts, WorkerStatus};
+    use api_types::{InstanceId, PROTOCOL, PrefixChain, TenantId};
+    use orchestrator_core::{Orchestrator, RequestId, Rows, Settings, Submission};
+    use tempfile::TempDir;
+    use tokio::sync::oneshot;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::actions::{Actions, PoolLimits};
+    use crate::clock::{Clock, Wall};
+    use crate::driver::Keeping;
+    use crate::driver::handle::Message;
+    use crate::driver::requests::RequestBody;
+    use crate::hashes::HashKey;
+    use crate::metrics::Metrics;
+    use crate::pool_directory::PoolDirectory;
+    use crate::relay::StallLimits;
+    use crate::store::Store;
+    use crate::subscribers::Subscribers;
+
+    const MODEL: &str = "small";
+    /// More than what is left of any page, and less than what lies in a file.
+    const PROMPT_BYTES: usize = 12 * 1024;
+
+    fn brain(home: &TempDir) -> Brain {
+        let store = Store::open(home.path()).expect("opened");
+        let (handle, _) = crate::driver::mailbox(HashKey([0; 16]), store.keeper().clone());
+        let settings = Settings::default();
+        let (clock, _) = Clock::start(Wall::default().now(), Time(0));
+        let limit = Duration::from_secs(60);
+        let actions = Actions::new(
+            tokio::runtime::Handle::current(),
+            handle,
+            Subscribers::new(Box::new(drop), Box::new(|| ())),
+            PoolDirectory::new(home.path().to_owned(), "http://127.0.0.1:1".to_owned(), None),
+            StallLimits { first_token: limit, between_events: limit },
+            PoolLimits::of(&settings.supply),
+            Metrics::default(),
+        );
+        let (orchestrator, _) = Orchestrator::recover(settings, Rows::default(), clock.now());
+        let keeping = Keeping { retention: limit, prompts: false, journal_snapshot_bytes: 1 << 20 };
+        Brain::new(orchestrator, store, clock, actions, keeping)
+    }
+
+    fn worker_with_one_slot() -> Event {
+        let facts = WorkerFacts {
+            worker_id: "w".parse().expect("an id"),
+            instance: InstanceId(Uuid::from_u128(1)),
+            pool_id: None,
+            uri: "http://127.0.0.1:1".to_owned(),
+            model: MODEL.to_owned(),
+            model_ref: None,
+            backend: "fake".to_owned(),
+            devices: Vec::new(),
+            slots: 1,
+            context_length: 100_000,
+            vram_bytes: 0,
+            ram_bytes: 0,
+            quantization: None,
+            tokenizer: None,
+            capabilities: Vec::new(),
+            evictable: false,
+            engine: "fake".to_owned(),
+            version: "0".to_owned(),
+            protocol: PROTOCOL,
+        };
+        let (status, runs) = (WorkerStatus::Ready, Vec::new());
+        Event::WorkerReady { request: RequestId(0), facts: Box::new(facts), status, runs, secret: None }
+    }
+
+    fn job(number: u64) -> JobId {
+        JobId::from_uuid(Uuid::from_u128(number.into()))
+    }
+
+    fn submit(brain: &mut Brain, number: u64) -> oneshot::Receiver<Reply> {
+        let prompt = "b".repeat(PROMPT_BYTES);
+        let submission = Submission {
+            request: RequestId(number),
+            job_id: job(number),
+            model: Some(MODEL.to_owned()),
+            chat: false,
+            tenant: TenantId::default(),
+            session_id: None,
+            prompt_bytes: prompt.len() as u64,
+            prompt_tokens: None,
+            prefix: PrefixChain::default(),
+            max_tokens: Some(16),
+            priority: Priority::Interactive,
+            deadline_ms: None,
+            on_disconnect: OnDisconnect::Continue,
+            retry: RetryMode::BeforeFirstToken,
+            placement: Placement::default(),
+            durability: Durability::Durable,
+            is_read: false,
+            idempotency: None,
+            correlation_id: "test".parse().expect("an id"),
+        };
+        let body = RequestBody::new(ExecuteRequest { prompt: Some(prompt), ..Default::default() });
+        let (reply, answer) = oneshot::channel();
+        let waiting = Some((RequestId(number), reply));
+        brain.take(Message::Submit(Box::new(submission), body, None, waiting));
+        answer
+    }
+
+    #[tokio::test]
+    async fn the_slot_of_a_job_that_a_full_disk_refuses_goes_to_no_other_that_it_refuses() {
+        let home = TempDir::new().expect("a folder");
+        let mut brain = brain(&home);
+        brain.take(Message::Event(Box::new(worker_with_one_slot()), None));
+        brain.commit().expect("there is room");
+        brain.store.grow_no_more();
+        // The first is handed to the worker, the second waits behind it.
+        let mut answers = [submit(&mut brain, 1), submit(&mut brain, 2)];
+        let (changes, acts) = std::mem::take(&mut brain.round).into_parts();
+        assert!(changes.iter().filter_map(new_job).eq([job(1), job(2)]), "{changes:?}");
+        let left = brain.write_or_hold(changes, acts, brain_time()).expect("it passes");
+        let left = left.expect("nothing is left to be written");
+        let about = left.iter().filter_map(|act| match act {
+            Act::Action(action) => job_of(action),
+            Act::Question(_) => None,
+        });
+        assert_eq!(about.collect::<Vec<_>>(), [], "neither was ever in");
+        for answer in &mut answers {
+            let Answer::Refused(error) = answer.try_recv().expect("an answer").answer else {
+                panic!("it was taken in")
+            };
+            assert_eq!(error.code, ErrorCode::StorageFull);
+        }
+    }
+
+    fn brain_time() -> Time {
+        Wall::default().now()
+    }
+}

@@ -18,7 +18,7 @@ use tracing::{Instrument, Span};
 use super::{ApiError, App, openai};
 use crate::config::Token;
 use crate::ids::next_correlation_id;
-use crate::metrics::Answered;
+use crate::metrics::{Answered, Metrics};
 
 /// The header that carries the correlation id.
 const CORRELATION: &str = "x-correlation-id";
@@ -136,7 +136,7 @@ pub(super) async fn front_door(State(app): State<App>, mut request: Request, nex
     let is_openai = request.uri().path().starts_with("/v1/");
     let span = tracing::info_span!("request", %correlation_id, method = %request.method(), route);
     let answer = match app.guard.check(&request) {
-        Ok(()) => caught(next.run(request), &correlation_id).instrument(span.clone()).await,
+        Ok(()) => caught(next.run(request), &correlation_id, &app.metrics).instrument(span.clone()).await,
         Err(error) => ApiError(error).into_response(),
     };
     let answer = finish(answer, &correlation_id, is_openai);
@@ -160,7 +160,7 @@ where
     let answer = match app.guard.check(&request) {
         Ok(()) => {
             let handled = handler(app.clone(), correlation_id.clone(), request);
-            caught(handled, &correlation_id).instrument(span.clone()).await
+            caught(handled, &correlation_id, &app.metrics).instrument(span.clone()).await
         }
         Err(error) => ApiError(error).into_response(),
     };
@@ -191,17 +191,29 @@ fn note(app: &App, answer: &Response, route: Cow<'static, str>) {
 fn caught(
     handled: impl Future<Output = Response>,
     correlation_id: &CorrelationId,
+    metrics: &Metrics,
 ) -> impl Future<Output = Response> {
     AssertUnwindSafe(handled)
         .catch_unwind()
-        .map(move |answer| answer.unwrap_or_else(|_| panicked(correlation_id)))
+        .map(move |answer| answer.unwrap_or_else(|_| panicked(correlation_id, metrics)))
 }
 
-fn panicked(correlation_id: &CorrelationId) -> Response {
+fn panicked(correlation_id: &CorrelationId, metrics: &Metrics) -> Response {
+    metrics.panics.inc();
     tracing::error!(code = "PANIC", %correlation_id, "a handler panicked");
     ApiError::new(ErrorCode::Internal, "this request met a fault of rbees itself")
         .with_hint("please report it with the correlation id and the orchestrator's log")
         .into_response()
+}
+
+/// The answer to a request for which there is no place among `connections`.
+pub(super) fn turned_away<B>(request: &http::Request<B>, connections: usize) -> Response {
+    let message = format!("{connections} connections are open, as many as this server may hold");
+    let error = ApiError::new(ErrorCode::TooManyStreams, message).with_hint(
+        "wait for Retry-After, then try again; the operator may raise max_connections and `ulimit -n`",
+    );
+    let is_openai = request.uri().path().starts_with("/v1/");
+    finish(error.into_response(), &correlation_id(request.headers()), is_openai)
 }
 
 /// Writes the body of an error, and the headers that every answer bears.
@@ -280,4 +292,28 @@ fn host_refused(message: &str) -> ErrorDetail {
 fn unauthenticated(message: &str) -> ErrorDetail {
     ErrorDetail::new(ErrorCode::Unauthenticated, message)
         .with_hint("send `Authorization: Bearer TOKEN` with the token of the server's token_file")
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn nobody_knows() -> Response {
+        panic!("a test")
+    }
+
+    #[tokio::test]
+    async fn b18_a_panic_is_answered_with_its_id_and_counted() {
+        let (metrics, id) = (Metrics::default(), "honey-42".parse().expect("an id"));
+        let answer = finish(caught(nobody_knows(), &id, &metrics).await, &id, false);
+        assert_eq!(answer.status(), 500);
+        assert_eq!(answer.headers()[CORRELATION], "honey-42");
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(body["error"]["code"], "INTERNAL");
+        assert_eq!(body["error"]["correlation_id"], "honey-42");
+        assert_eq!(metrics.panics.get(), 1);
+    }
 }

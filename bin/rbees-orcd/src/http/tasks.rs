@@ -132,7 +132,7 @@ async fn living_etas(app: &App, jobs: &[JobRow]) -> Result<HashMap<JobId, Eta>, 
         .await
 }
 
-/// Where a job stands, and its result once it has ended.
+/// Where a job stands; once it has ended, its result, and what it asked for where that is kept.
 #[utoipa::path(get, path = "/v2/tasks/{id}", tag = "tasks",
     params(("id" = String, Path, description = "The job's id")),
     responses((status = 200, body = TaskView), (status = 404, body = ErrorBody)))]
@@ -145,7 +145,9 @@ pub async fn get_task(State(app): State<App>, Path(id): Path<String>) -> Result<
     }
     if let Some(row) = app.history.job(job_id).await? {
         let result = app.history.stream(job_id).await?.and_then(|stream| stream.result);
-        return Ok(Json(task_view(&row, None, None, result)));
+        let view = task_view(&row, None, None, result);
+        let Some(asked) = app.history.kept_request(job_id).await? else { return Ok(Json(view)) };
+        return Ok(Json(TaskView { prompt: asked.prompt, messages: asked.messages, ..view }));
     }
     // A job that was never on disk is known for a while after its end.
     let standing = app.driver.read(move |brain, _| brain.job(job_id)).await?;
@@ -197,7 +199,7 @@ pub async fn cancel_task(State(app): State<App>, Path(id): Path<String>) -> Resu
     Ok((answer, Json(CancelAccepted { job_id, status })).into_response())
 }
 
-/// Erases a job that has ended: its record, its events and its result.
+/// Erases a job that has ended: its record, its events, its result, and its prompt where that was kept.
 #[utoipa::path(post, path = "/v2/tasks/{id}/erase", tag = "tasks",
     params(("id" = String, Path, description = "The job's id")),
     responses(

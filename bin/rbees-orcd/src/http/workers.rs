@@ -1,15 +1,43 @@
 //! The registry of workers, and what workers tell us.
 
+mod facts;
+
+use std::net::{IpAddr, SocketAddr};
+
 use api_types::worker::{
     FailedCall, HEARTBEAT_MS, HeartbeatCall, HeartbeatReply, ReadyCall, ReadyReply, WorkerList, WorkerView,
 };
 use api_types::{ErrorBody, ErrorCode, ErrorDetail, PROTOCOL, WorkerId};
-use axum::Json;
 use axum::extract::{Path, State};
+use axum::{Extension, Json};
 use http::StatusCode;
+use tokio::net::TcpStream;
 
+use self::facts::check_facts;
 use super::body::Body;
 use super::{ApiError, App};
+
+/// The path of [`worker_ready`], which wants to know its caller.
+pub const READY_PATH: &str = "/v2/workers/ready";
+
+/// From where a request comes.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// The address.
+    pub address: IpAddr,
+    /// Whether it is of this machine.
+    pub is_here: bool,
+}
+
+impl Caller {
+    /// The other end of a connection.
+    pub fn of(stream: &TcpStream, from: SocketAddr) -> Self {
+        let address = from.ip().to_canonical();
+        // Who calls an address of his own machine has it too.
+        let own = stream.local_addr().is_ok_and(|own| own.ip().to_canonical() == address);
+        Self { address, is_here: own || address.is_loopback() }
+    }
+}
 
 /// Every worker, by id.
 #[utoipa::path(get, path = "/v2/workers", tag = "workers", responses((status = 200, body = WorkerList)))]
@@ -44,15 +72,16 @@ pub async fn drain_worker(
 
 /// A worker introduces itself.
 #[utoipa::path(post, path = "/v2/workers/ready", tag = "workers", request_body = ReadyCall,
-    responses((status = 200, body = ReadyReply), (status = 502, body = ErrorBody)))]
+    responses((status = 200, body = ReadyReply), (status = 422, body = ErrorBody), (status = 502, body = ErrorBody)))]
 pub async fn worker_ready(
     State(app): State<App>,
+    caller: Option<Extension<Caller>>,
     Body(call): Body<ReadyCall>,
 ) -> Result<Json<ReadyReply>, ApiError> {
     if call.facts.protocol != PROTOCOL {
         return Err(version_skew(call.facts.protocol));
     }
-    check_uri(&call.facts.uri)?;
+    check_facts(&call.facts, caller.map(|Extension(caller)| caller))?;
     let (incarnation, drop_runs) = app.driver.worker_ready(call).await?;
     Ok(Json(ReadyReply { incarnation, heartbeat_ms: HEARTBEAT_MS, drop_runs }))
 }
@@ -100,16 +129,6 @@ async fn find(app: &App, id: &str) -> Result<WorkerView, ApiError> {
         .into()),
         (None, _) => Err(worker_not_found(id)),
     }
-}
-
-/// Where the worker listens has to be an address that we can call.
-fn check_uri(uri: &str) -> Result<(), ApiError> {
-    let parsed = uri.parse::<http::Uri>().ok();
-    if parsed.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.authority().is_some()) {
-        return Ok(());
-    }
-    let message = format!("facts.uri is {uri:?}; allowed is http://HOST:PORT");
-    Err(ApiError(ErrorDetail::new(ErrorCode::InvalidField, message).with_field("facts.uri")))
 }
 
 fn worker_id(text: &str) -> Result<WorkerId, ApiError> {

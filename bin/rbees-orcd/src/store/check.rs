@@ -3,9 +3,8 @@
 use api_types::JobId;
 use api_types::worker::ExecuteRequest;
 use rusqlite::Connection;
-use uuid::Uuid;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, history, job_id};
 
 /// What a start relies on: checked each time, and small however many ended jobs are kept.
 const RELIED_ON: [&str; 4] = ["meta", "live", "workers", "pools"];
@@ -31,9 +30,12 @@ impl Store {
     pub fn check(&self) -> Result<Report, StoreError> {
         sound(&self.connection, "PRAGMA integrity_check(1)")?;
         let recovered = self.load(0)?;
-        let open = self.open_jobs()?;
+        let open = self.jobs_of("SELECT job_id FROM jobs WHERE ended_at IS NULL")?;
         for job_id in &open {
             self.check_request(*job_id)?;
+        }
+        for job_id in self.jobs_of("SELECT job_id FROM kept_requests JOIN jobs USING (number)")? {
+            history::kept_request(&self.connection, &self.prompts, job_id)?;
         }
         let jobs: i64 = self.connection.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0))?;
         Ok(Report {
@@ -59,11 +61,9 @@ impl Store {
         Ok(())
     }
 
-    fn open_jobs(&self) -> Result<Vec<JobId>, StoreError> {
-        let mut statement = self.connection.prepare("SELECT job_id FROM jobs WHERE ended_at IS NULL")?;
-        let ids = statement
-            .query_map([], |row| row.get(0).map(|id| JobId::from_uuid(Uuid::from_bytes(id))))?
-            .collect::<Result<_, _>>()?;
+    fn jobs_of(&self, sql: &str) -> Result<Vec<JobId>, StoreError> {
+        let mut statement = self.connection.prepare(sql)?;
+        let ids = statement.query_map([], job_id)?.collect::<Result<_, _>>()?;
         Ok(ids)
     }
 }

@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use api_types::JobId;
 use api_types::task::{Decision, TaskStatus};
+use api_types::worker::ExecuteRequest;
 use orchestrator_core::{JobRow, Time};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::journal::{self, Chapter, Start};
+use super::prompts::Prompts;
 use super::record::{JOB_COLUMNS, job_from, read_json};
 use super::{KeptStream, StoreError};
 
@@ -19,6 +21,7 @@ const KEPT_CONNECTIONS: usize = 4;
 #[derive(Debug, Clone)]
 pub struct History {
     path: PathBuf,
+    prompts: Prompts,
     idle: Arc<Mutex<Vec<Connection>>>,
 }
 
@@ -36,9 +39,9 @@ pub struct Filter {
 }
 
 impl History {
-    /// Reads the database at `path`, which a writer has made.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, idle: Arc::default() }
+    /// Reads the database at `path`, which a writer has made, with its large requests in `prompts`.
+    pub fn new(path: PathBuf, prompts: Prompts) -> Self {
+        Self { path, prompts, idle: Arc::default() }
     }
 
     /// A job's row.
@@ -81,6 +84,15 @@ impl History {
             Ok(kept)
         })
         .await
+    }
+
+    /// What an ended job asked for, where it was kept.
+    ///
+    /// # Errors
+    /// As [`Self::job`], or when its file cannot be read.
+    pub async fn kept_request(&self, job_id: JobId) -> Result<Option<ExecuteRequest>, StoreError> {
+        let prompts = self.prompts.clone();
+        self.ask(move |connection| kept_request(connection, &prompts, job_id)).await
     }
 
     /// The placements of a job, oldest first.
@@ -151,6 +163,30 @@ impl History {
             idle.push(connection);
         }
     }
+}
+
+/// What an ended job asked for, where it was kept.
+pub(super) fn kept_request(
+    connection: &Connection,
+    prompts: &Prompts,
+    job_id: JobId,
+) -> Result<Option<ExecuteRequest>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT request FROM kept_requests WHERE number = (SELECT number FROM jobs WHERE job_id = ?1)",
+    )?;
+    let row: Option<Option<Vec<u8>>> =
+        statement.query_row([job_id.uuid().as_bytes()], |row| row.get(0)).optional()?;
+    let Some(in_row) = row else { return Ok(None) };
+    let json = in_row.map_or_else(|| prompts.load(job_id), Ok);
+    if json.is_err() && !statement.exists([job_id.uuid().as_bytes()])? {
+        // Erased while we looked.
+        return Ok(None);
+    }
+    let damaged = |error| StoreError::Damaged {
+        column: "kept_requests.request",
+        reason: format!("the request of {job_id} cannot be read: {error}"),
+    };
+    serde_json::from_slice(&json?).map(Some).map_err(damaged)
 }
 
 fn list(connection: &Connection, filter: &Filter) -> Result<Vec<JobRow>, StoreError> {

@@ -17,10 +17,13 @@ pub struct Migration {
 }
 
 /// Every change so far, oldest first. A released one never changes; what follows is appended.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    name: "0001_jobs_workers_pools",
-    sql: include_str!("migrations/0001_jobs_workers_pools.sql"),
-}];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        name: "0001_jobs_workers_pools",
+        sql: include_str!("migrations/0001_jobs_workers_pools.sql"),
+    },
+    Migration { name: "0002_kept_requests", sql: include_str!("migrations/0002_kept_requests.sql") },
+];
 
 /// Applies what is missing, each change in its own transaction together with its number, so that
 /// a process killed half-way leaves the state before or after a change, never between.

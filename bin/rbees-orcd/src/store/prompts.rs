@@ -2,8 +2,8 @@
 //! long a prompt is, and the driver never waits for one.
 //!
 //! A file is on disk, name and all, before the commit that acknowledges its job, and is
-//! overwritten with zeros and removed after the commit that ends it. What a crash leaves between
-//! the two is swept at the next start.
+//! overwritten with zeros and removed after the commit that ends it, or that deletes it where requests
+//! are kept. What a crash leaves between the two is swept at the next start.
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -74,15 +74,15 @@ impl Prompts {
         erase_file(&path).map_err(failed(&path))
     }
 
-    /// Erases every file that belongs to none of `living`; says how many there were.
+    /// Erases every file that belongs to none of `wanted`; says how many there were.
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn sweep(&self, living: &HashSet<JobId>) -> Result<usize, StoreError> {
+    pub fn sweep(&self, wanted: &HashSet<JobId>) -> Result<usize, StoreError> {
         let mut swept = 0;
         for entry in std::fs::read_dir(&self.folder).map_err(failed(&self.folder))? {
             let path = entry.map_err(failed(&self.folder))?.path();
-            if job_of(&path).is_none_or(|job_id| !living.contains(&job_id)) {
+            if job_of(&path).is_none_or(|job_id| !wanted.contains(&job_id)) {
                 erase_file(&path).map_err(failed(&path))?;
                 swept += 1;
             }
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_no_living_job_is_swept() {
+    fn what_belongs_to_no_wanted_job_is_swept() {
         let home = tempfile::tempdir().expect("a folder");
         let prompts = Prompts::open(home.path()).expect("opened");
         for number in 1..=3 {

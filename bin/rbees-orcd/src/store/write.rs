@@ -40,7 +40,7 @@ pub enum Change {
         /// Those that were not on disk.
         unsaved: Unsaved,
     },
-    /// A job that ended; its request is erased.
+    /// A job that ended; its request is erased, or kept where the configuration says so.
     EndJob {
         /// The final row.
         row: JobRow,
@@ -123,13 +123,17 @@ pub struct KeptStream {
 }
 
 /// Writes one change. Gives the job whose large request is to be erased after the commit, if any.
-pub(super) fn apply(transaction: &Transaction<'_>, change: &Change) -> Result<Option<JobId>, StoreError> {
+pub(super) fn apply(
+    transaction: &Transaction<'_>,
+    change: &Change,
+    keeps_requests: bool,
+) -> Result<Option<JobId>, StoreError> {
     match change {
         Change::InsertJob { row, request, published } => insert_job(transaction, row, request, published)?,
         Change::UpdateJob(row) => update_job(transaction, row)?,
         Change::Publish { job_id, frames } => publish(transaction, *job_id, frames)?,
         Change::Checkpoint { job_id, unsaved } => checkpoint(transaction, *job_id, unsaved)?,
-        Change::EndJob { row, stream } => return end_job(transaction, row, stream),
+        Change::EndJob { row, stream } => return end_job(transaction, row, stream, keeps_requests),
         Change::PutDecision { job_id, attempt, decision } => {
             put_decision(transaction, *job_id, *attempt, decision)?;
         }
@@ -245,9 +249,17 @@ fn end_job(
     transaction: &Transaction<'_>,
     row: &JobRow,
     stream: &KeptStream,
+    keeps_request: bool,
 ) -> Result<Option<JobId>, StoreError> {
     update_job(transaction, row)?;
     let number = number(row.number);
+    if keeps_request {
+        transaction
+            .prepare_cached(
+                "INSERT INTO kept_requests (number, request) SELECT number, request FROM live WHERE number = ?1",
+            )?
+            .execute([number])?;
+    }
     if row.retry == RetryMode::Continue {
         transaction.prepare_cached("DELETE FROM checkpoints WHERE number = ?1")?.execute([number])?;
     }
@@ -258,7 +270,7 @@ fn end_job(
     transaction
         .prepare_cached("INSERT INTO streams (number, events, complete, result) VALUES (?1, ?2, ?3, ?4)")?
         .execute((number, &stream.events, stream.complete, &stream.result))?;
-    Ok(lies_in_file.and_then(|in_file| in_file.then_some(row.job_id)))
+    Ok((lies_in_file == Some(true) && !keeps_request).then_some(row.job_id))
 }
 
 fn put_decision(

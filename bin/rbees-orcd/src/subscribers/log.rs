@@ -445,6 +445,7 @@ mod tests {
             decode_time_ms: 0,
             stop_reason: StopReason::Eos,
             seed: None,
+            tokens_cached: None,
         })
     }
 

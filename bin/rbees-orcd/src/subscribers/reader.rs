@@ -13,7 +13,7 @@ use crate::silence::Silence;
 use crate::turns::step_back;
 
 /// A silent stream gets a comment this often.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
+pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 /// What a reader is told when the orchestrator stops: the job goes on.
 const STOPPING: &[u8] = b": the orchestrator is stopping; reconnect with Last-Event-ID\n\n";
 

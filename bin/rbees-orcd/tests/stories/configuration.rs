@@ -187,3 +187,12 @@ fn how_often_the_journal_begins_anew_can_be_set() {
     let problems = bytes("journal_snapshot_bytes = 65535\n").expect_err("refused");
     assert!(problems[0].to_string().contains("from 65536"), "{problems:?}");
 }
+
+#[test]
+fn prompts_of_ended_jobs_are_kept_only_when_that_is_said() {
+    let keeps = |text| Config::from_layers(&read(text).1).map(|config| config.keeping.prompts);
+    assert_eq!(keeps(""), Ok(false));
+    assert_eq!(keeps("keep_prompts = \"on\"\n"), Ok(true));
+    let problems = keeps("keep_prompts = \"seven days\"\n").expect_err("refused");
+    assert!(problems.iter().any(|problem| problem.to_string().contains("on, off")), "{problems:?}");
+}

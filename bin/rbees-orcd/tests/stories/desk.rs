@@ -1,6 +1,7 @@
 //! Many callers meet one brain: what needs no disk is not held up wrongly, what needs it is there.
 
 use futures_util::future::join_all;
+use rbees_orcd::server::DriverError;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 
@@ -59,4 +60,21 @@ async fn every_log_is_acknowledged_although_no_run_has_a_request_of_its_own_for_
         (gone == jobs).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn b18_a_brain_that_panicked_is_asked_no_more_and_ends_the_daemon() {
+    // Nothing but the panic wakes the thread that is to end.
+    let never = std::time::Duration::from_secs(3_600);
+    let daemon = Daemon::start_with(|config| config.pool_interval = never).await;
+    let Daemon { home, mut server, http } = daemon;
+    // The panic is on the caller's thread, not on the driver's.
+    let driver = server.driver.clone();
+    let asked = tokio::spawn(async move { driver.read::<()>(|_, _| panic!("a test")).await });
+    drop(asked.await);
+    let ended = tokio::time::timeout(crate::daemon::PATIENCE, server.driver_failed()).await;
+    assert!(matches!(ended, Ok(Err(DriverError::Panicked))), "{ended:?}");
+    drop(server);
+    let daemon = Daemon::open(home, http).await;
+    assert_eq!(daemon.get("/readyz").await.0, 200);
 }

@@ -104,6 +104,35 @@ async fn b05_while_a_commit_waits_for_room_workers_are_answered_and_jobs_in_memo
 }
 
 #[tokio::test]
+async fn no_worker_is_told_to_stop_before_the_end_that_asks_for_it_is_on_disk() {
+    let (_folder, home, ready) = folders();
+    let process = Process::start(&mut Command::new(PROGRAM), &home, &ready).await;
+    let worker = Worker::start(&process.url, &["a", "b"]).await;
+    worker.allow(3);
+    let task = json!({ "prompt": "x", "on_disconnect": "continue", "deadline_ms": 1_500 });
+    let (status, taken) = answer(process.http.post(format!("{}/v2/tasks", process.url)).json(&task)).await;
+    assert_eq!(status, 202, "{taken}");
+    let job = taken["job_id"].as_str().expect("an id");
+    let view =
+        async |path: &str| answer(process.http.get(format!("{}/v2/tasks/{job}{path}", process.url))).await.1;
+    until("it runs", || async { (view("").await["status"] == "running").then_some(()) }).await;
+    // Another program holds the database, so that no commit gets through.
+    let other = rusqlite::Connection::open(home.join("orchestrator.db")).expect("opened");
+    other.execute_batch("BEGIN IMMEDIATE").expect("held");
+    until("the deadline is over", || async {
+        let text =
+            process.http.get(format!("{}/metrics", process.url)).send().await.ok()?.text().await.ok()?;
+        text.contains("rbees_orcd_running_jobs 0\n").then_some(())
+    })
+    .await;
+    assert_eq!(view("").await["status"], "running", "as far as the disk knows");
+    assert_eq!(worker.cancelled(), 0);
+    other.execute_batch("ROLLBACK").expect("let go");
+    until("the worker is told", || async { (worker.cancelled() > 0).then_some(()) }).await;
+    assert_eq!(view("").await["status"], "failed");
+}
+
+#[tokio::test]
 async fn b06_a_sync_that_fails_ends_the_process_and_nothing_acknowledged_is_lost() {
     // Counted by thread: the driver's gets there, the one that opened the database does not.
     ends_without_a_loss("fdatasync,fsync:error=EIO:when=40+").await;
@@ -187,10 +216,24 @@ fn b07_a_read_only_folder_is_refused_with_what_is_needed() {
 
 #[tokio::test]
 async fn a_torn_request_of_a_living_job_does_not_pass_the_check() {
-    let daemon = Daemon::start().await;
+    torn_request_is_found(0).await;
+}
+
+#[tokio::test]
+async fn a_torn_request_that_is_kept_with_its_ended_job_does_not_pass_the_check() {
+    torn_request_is_found(usize::MAX).await;
+}
+
+/// Tears the request of a job whose worker shows so many frames.
+async fn torn_request_is_found(allowed: usize) {
+    let daemon = Daemon::start_with(|config| config.keeping.prompts = true).await;
     let worker = Worker::start(&daemon.url(""), &["a"]).await;
-    worker.allow(0);
-    let job = daemon.submit(json!({ "prompt": "bee ".repeat(20_000) })).await;
+    worker.allow(allowed);
+    let task = json!({ "prompt": "bee ".repeat(20_000), "on_disconnect": "continue" });
+    let job = daemon.submit(task).await;
+    if allowed > 0 {
+        daemon.until_status(&job, "completed").await;
+    }
     let Daemon { home, server, .. } = daemon;
     server.stop().await.expect("stopped");
     let check = || {

@@ -1,6 +1,6 @@
 //! What is left on the disk of a prompt: everything while its job lives, nothing afterwards.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, files_with, until};
 use crate::worker::Worker;
@@ -25,6 +25,66 @@ async fn a_prompt_is_on_disk_while_its_job_lives_and_nowhere_after_its_end() {
     daemon.until_status(&large, "completed").await;
     daemon.server.driver.prune();
     until("nothing holds the prompt", || async {
+        files_with(daemon.folder(), CANARY).is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(prompts(&daemon), 0);
+    for job in [small, large] {
+        assert_eq!(daemon.get(&format!("/v2/tasks/{job}")).await.1["prompt"], Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn prompts_that_are_kept_outlive_their_jobs_and_the_daemon_until_they_are_erased() {
+    let daemon = Daemon::start_with(|config| config.keeping.prompts = true).await;
+    let worker = Worker::start(&daemon.url(""), &["a"]).await;
+    let large = CANARY.repeat(2_000);
+    let turns = json!([{ "role": "user", "content": CANARY }]);
+    let one = daemon.submit(json!({ "prompt": large, "on_disconnect": "continue" })).await;
+    let two = daemon.submit(json!({ "messages": turns, "on_disconnect": "continue" })).await;
+    for job in [&one, &two] {
+        daemon.until_status(job, "completed").await;
+    }
+    assert_eq!(prompts(&daemon), 1);
+    // Who keeps no more prompts still has those that were kept.
+    let daemon = daemon.crash_and_restart().await;
+    worker.register(&daemon.url("")).await;
+    let three = daemon.submit(json!({ "prompt": CANARY, "on_disconnect": "continue" })).await;
+    daemon.until_status(&three, "completed").await;
+    let view = async |job: &str| daemon.get(&format!("/v2/tasks/{job}")).await.1;
+    assert_eq!(view(&one).await["prompt"], large);
+    assert_eq!(view(&two).await["messages"], turns);
+    assert_eq!((&view(&two).await["prompt"], &view(&three).await["prompt"]), (&Value::Null, &Value::Null));
+    let list = daemon.get("/v2/tasks").await.1;
+    assert!(!list.to_string().contains(CANARY), "a list shows no prompts");
+
+    for job in [&one, &two] {
+        assert!(!files_with(daemon.folder(), CANARY).is_empty());
+        assert_eq!(daemon.post(&format!("/v2/tasks/{job}/erase"), "").await.0, 200);
+    }
+    until("nothing holds the prompts", || async {
+        files_with(daemon.folder(), CANARY).is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(prompts(&daemon), 0);
+}
+
+#[tokio::test]
+async fn kept_prompts_go_with_their_jobs_once_the_time_is_over() {
+    let daemon = Daemon::start_with(|config| {
+        config.keeping.prompts = true;
+        config.keeping.retention = std::time::Duration::ZERO;
+    })
+    .await;
+    let _worker = Worker::start(&daemon.url(""), &["a"]).await;
+    for prompt in [CANARY.repeat(2_000), CANARY.to_owned()] {
+        let job = daemon.submit(json!({ "prompt": prompt, "on_disconnect": "continue" })).await;
+        daemon.until_status(&job, "completed").await;
+        assert!(!files_with(daemon.folder(), CANARY).is_empty());
+    }
+    until("nothing holds the prompts", || async {
+        // The millisecond of the end has to pass first.
+        daemon.server.driver.prune();
         files_with(daemon.folder(), CANARY).is_empty().then_some(())
     })
     .await;

@@ -6,6 +6,7 @@ use futures_util::stream::{self, StreamExt};
 use orchestrator_core::replay::{Replayed, verify};
 use orchestrator_core::{Orchestrator, Time};
 use rbees_orcd::store::history::History;
+use rbees_orcd::store::prompts::Prompts;
 use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, until};
@@ -57,7 +58,8 @@ async fn run(daemon: &Daemon, jobs: std::ops::Range<usize>) {
 
 /// Replays every chapter; gives what was found in each.
 async fn replayed(daemon: &Daemon) -> Vec<Replayed> {
-    let history = History::new(daemon.folder().join("orchestrator.db"));
+    let prompts = Prompts::open(daemon.folder()).expect("a folder");
+    let history = History::new(daemon.folder().join("orchestrator.db"), prompts);
     let mut found = Vec::new();
     for start in history.chapters(Time(0)).await.expect("a journal") {
         let chapter = history.chapter(start).await.expect("a journal").expect("a chapter");

@@ -103,14 +103,19 @@ async fn numbers_go_on_after_the_jobs_that_are_there() {
 const MANY: usize = 10_000;
 
 #[tokio::test]
-async fn ten_thousand_queued_jobs_are_there_after_a_restart_in_their_order() {
+async fn b11_ten_thousand_queued_jobs_are_there_after_a_restart_in_their_order() {
     let daemon = Daemon::start_with(|config| config.settings.queue_capacity = None).await;
     let worker = Worker::start(&daemon.url(""), &["a"]).await;
     worker.allow(0);
-    let task = json!({ "prompt": "x", "on_disconnect": "continue" }).to_string();
-    let submitted = futures_util::stream::iter(0..MANY).for_each_concurrent(64, |_| async {
-        let (status, answer) = daemon.post("/v2/tasks", task.clone()).await;
-        assert_eq!(status, 202, "{answer}");
+    let submitted = futures_util::stream::iter(0..MANY).for_each_concurrent(64, |number| {
+        let daemon = &daemon;
+        async move {
+            // Those in the slots are none of the batch jobs.
+            let priority = if number > 100 && number % 4 == 0 { "batch" } else { "interactive" };
+            let task = json!({ "prompt": "x", "on_disconnect": "continue", "priority": priority });
+            let (status, answer) = daemon.post("/v2/tasks", task.to_string()).await;
+            assert_eq!(status, 202, "{answer}");
+        }
     });
     submitted.await;
     until("all slots are taken", || async { (worker.executed().len() == 4).then_some(()) }).await;
@@ -144,11 +149,11 @@ async fn ten_thousand_queued_jobs_are_there_after_a_restart_in_their_order() {
     }
 }
 
-/// The jobs that wait, as they stand in the database, in the order in which they came.
+/// The jobs that wait, as they stand in the database: by class, then in the order in which they came.
 fn queued(folder: &std::path::Path) -> Vec<String> {
     let database = rusqlite::Connection::open(folder.join("orchestrator.db")).expect("opened");
     let mut statement = database
-        .prepare("SELECT job_id FROM jobs WHERE status = 'queued' ORDER BY number")
+        .prepare("SELECT job_id FROM jobs WHERE status = 'queued' ORDER BY detail ->> '$.priority' = 'batch', number")
         .expect("a statement");
     let ids = statement.query_map([], |row| row.get(0)).expect("rows");
     ids.map(|id| api_types::JobId::from_uuid(uuid::Uuid::from_bytes(id.expect("an id"))).to_string())

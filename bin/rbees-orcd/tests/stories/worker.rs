@@ -289,6 +289,7 @@ fn end(tokens_out: u32, stop_reason: StopReason) -> TaskEvent {
         decode_time_ms: 2,
         stop_reason,
         seed: None,
+        tokens_cached: None,
     })
 }
 

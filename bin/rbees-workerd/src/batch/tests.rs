@@ -46,6 +46,7 @@ impl World {
             accepted: Instant::now(),
             correlation_id: None,
             token_ids: false,
+            prefix: None,
             replay: Replay::default(),
             constraint: None,
         };
@@ -59,8 +60,13 @@ impl World {
     fn join(&mut self, name: &str, prompt: usize, max_tokens: u32) -> Arc<Run> {
         let (job, run) = self.job(name, prompt, max_tokens);
         let generation = self.generation(job);
-        self.batch.join(generation).expect("a free slot");
+        let slot = self.free();
+        self.batch.join(slot, generation).expect("a free slot");
         run
+    }
+
+    fn free(&self) -> usize {
+        (0..).find(|slot| self.batch.generation(*slot).is_none()).expect("slots")
     }
 
     /// One step as the decode thread takes it; its plan, and the slots that were left.
@@ -142,11 +148,48 @@ fn the_oldest_prompt_is_processed_first_whatever_its_slot() {
 }
 
 #[test]
+fn short_prompts_that_come_together_begin_their_answers_together() {
+    let mut world = World::new(8);
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        world.join(name, 50, 5);
+    }
+    let mut plans = Vec::new();
+    while plans.last().is_none_or(|plan: &Plan| plan.scored.is_empty()) {
+        plans.push(world.step().0);
+    }
+    let rows: Vec<usize> = plans.iter().map(|plan| plan.rows.len()).collect();
+    assert_eq!(rows, [PREFILL_CHUNK, PREFILL_CHUNK, 300 - 2 * PREFILL_CHUNK]);
+    assert_eq!(plans.last().map(|plan| plan.scored.len()), Some(6), "all begin in the same step");
+    world.join("late", 50, 5);
+    world.join("later", 50, 5);
+    assert_eq!(world.step().0.scored.len(), 7, "beside more running answers nobody waits");
+}
+
+#[test]
+fn nobody_waits_for_a_stream_of_newcomers() {
+    let mut world = World::new(64);
+    world.join("first", 60, 5);
+    world.join("second", 60, 5);
+    world.join("third", 60, 5);
+    let mut processed = 0;
+    for number in 0.. {
+        let (plan, _) = world.step();
+        processed += plan.rows.len();
+        if plan.scored.iter().any(|(slot, _)| *slot == 0) {
+            break;
+        }
+        assert!(processed <= TOGETHER, "the first waits for ever");
+        world.join(&format!("{number} a"), 60, 5);
+        world.join(&format!("{number} b"), 60, 5);
+    }
+}
+
+#[test]
 fn slots_are_left_and_taken_again_between_steps() {
     let mut world = World::new(1);
     let run = world.join("a", 2, 2);
     let (job, _) = world.job("b", 2, 1);
-    let refused = world.batch.join(world.generation(job)).expect_err("no slot is free");
+    let refused = world.batch.join(0, world.generation(job)).expect_err("no slot is free");
     assert_eq!(refused.run().job_id, "b");
     assert!(world.step().1.is_empty());
     let (_, left) = world.step();
@@ -156,7 +199,7 @@ fn slots_are_left_and_taken_again_between_steps() {
     ));
     assert!(world.batch.is_empty() && world.batch.plan() == Plan::default());
     assert_eq!(events(&run), 2, "both tokens were logged");
-    assert!(world.batch.join(*refused).is_ok());
+    assert!(world.batch.join(0, *refused).is_ok());
     assert_eq!(world.step().1.len(), 1, "the sequence begins at 0 again");
 }
 
@@ -180,7 +223,7 @@ fn a_run_past_its_deadline_leaves_with_that_reason() {
     let (mut job, _) = world.job("a", 1, 5);
     let deadline = Instant::now() + Duration::from_secs(3600);
     job.deadline = Some(deadline);
-    world.batch.join(world.generation(job)).expect("a free slot");
+    world.batch.join(0, world.generation(job)).expect("a free slot");
     assert!(world.batch.interrupt(deadline - Duration::from_millis(1)).is_empty());
     let left = world.batch.interrupt(deadline);
     assert!(

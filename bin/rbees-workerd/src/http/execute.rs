@@ -134,7 +134,7 @@ async fn prepare(
     let (prompts, forms) = (Arc::clone(&model.prompts), Arc::clone(&model.forms));
     let (context, vocab) = (prompts.info().context_length, prompts.info().vocab);
     let token_ids = request.token_ids == Some(true);
-    let continuation = request.continuation.clone();
+    let (continuation, prefix) = (request.continuation.clone(), request.prefix.clone());
     let sampling = request.sampling();
     let deadline =
         request.time_limit_ms.map(|ms| accepted + Duration::from_millis(ms.min(MAX_TIME_LIMIT_MS)));
@@ -157,6 +157,7 @@ async fn prepare(
         accepted,
         correlation_id,
         token_ids,
+        prefix,
         replay,
         constraint,
     })

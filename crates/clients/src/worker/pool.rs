@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use super::address::is_of_worker;
 use super::connection::Connection;
 use crate::http::CONNECT_TIMEOUT;
 
@@ -72,7 +73,7 @@ pub async fn connect(authority: &str) -> io::Result<Connection> {
     let made = async {
         let stream = match authority.parse::<SocketAddr>() {
             Ok(address) => TcpStream::connect(address).await?,
-            Err(_) => TcpStream::connect(authority).await?,
+            Err(_) => connect_by_name(authority).await?,
         };
         stream.set_nodelay(true)?;
         Ok(Connection::new(stream))
@@ -80,5 +81,36 @@ pub async fn connect(authority: &str) -> io::Result<Connection> {
     match tokio::time::timeout(CONNECT_TIMEOUT, made).await {
         Ok(made) => made,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// A name may mean another machine than when it was registered: what it means now is looked up once, and
+/// only what a worker can be is called.
+async fn connect_by_name(authority: &str) -> io::Result<TcpStream> {
+    let addresses = callable(tokio::net::lookup_host(authority).await?)?;
+    TcpStream::connect(&*addresses).await
+}
+
+fn callable(found: impl Iterator<Item = SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+    let addresses: Vec<SocketAddr> = found.filter(|address| is_of_worker(address.ip())).collect();
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "its name means no address of a worker"));
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b40_a_name_that_means_something_else_by_now_is_not_called_there() {
+        let parsed = |texts: &[&str]| -> Vec<SocketAddr> {
+            texts.iter().map(|text| text.parse().expect("an address")).collect()
+        };
+        let found = parsed(&["169.254.169.254:80", "10.0.0.7:80"]);
+        assert_eq!(callable(found.into_iter()).expect("one is left"), parsed(&["10.0.0.7:80"]));
+        let error = callable(parsed(&["169.254.169.254:80"]).into_iter()).expect_err("none is left");
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
     }
 }

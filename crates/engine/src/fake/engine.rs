@@ -10,7 +10,9 @@ use crate::backend::Backend;
 use crate::error::EngineError;
 use crate::loader::DEFAULT_CONTEXT;
 use crate::sampler::{mix, uniform};
-use crate::traits::{Caps, Engine, LoadOptions, ModelInfo, Row, Seq, StepOutcome, Token, Tokenizer};
+use crate::traits::{
+    Caps, Engine, LoadOptions, ModelInfo, Row, SavedSeq, Seq, StepOutcome, Token, Tokenizer,
+};
 
 /// Rows in one step.
 const MAX_ROWS: u32 = 512;
@@ -56,6 +58,11 @@ impl FakeEngine {
         let caps = Caps { max_seqs: options.slots, max_rows: MAX_ROWS, partial_remove: true };
         let sequences = vec![Sequence::default(); options.slots as usize];
         Ok(Self { info: info(&spec, context), spec, caps, sequences, logits: Vec::new() })
+    }
+
+    fn sequence(&mut self, seq: Seq) -> Result<&mut Sequence, EngineError> {
+        let sequence = self.sequences.get_mut(seq as usize);
+        sequence.ok_or_else(|| EngineError::StepFailed(format!("there is no sequence {seq}")))
     }
 
     fn push(&mut self, row: &Row) -> Result<(), EngineError> {
@@ -196,13 +203,42 @@ impl Engine for FakeEngine {
     }
 
     fn seq_remove(&mut self, seq: Seq, from: u32) -> Result<(), EngineError> {
-        let sequence = self.sequences.get_mut(seq as usize);
-        let sequence =
-            sequence.ok_or_else(|| EngineError::StepFailed(format!("there is no sequence {seq}")))?;
+        let sequence = self.sequence(seq)?;
         sequence.tokens.truncate(from as usize);
         sequence.states.truncate(from as usize);
         sequence.prompt = None;
         Ok(())
+    }
+
+    fn seq_copy(&mut self, from: Seq, to: Seq, upto: u32) -> Result<(), EngineError> {
+        let mut copy = self.sequence(from)?.clone();
+        copy.tokens.truncate(upto as usize);
+        copy.states.truncate(upto as usize);
+        copy.prompt = None;
+        *self.sequence(to)? = copy;
+        Ok(())
+    }
+
+    fn seq_save(&mut self, seq: Seq) -> Result<Box<dyn SavedSeq>, EngineError> {
+        Ok(Box::new(Sequence { prompt: None, ..self.sequence(seq)?.clone() }))
+    }
+
+    fn seq_load(&mut self, seq: Seq, saved: &dyn SavedSeq) -> Result<(), EngineError> {
+        let Some(saved) = saved.as_any().downcast_ref::<Sequence>() else {
+            return Err(EngineError::Unsupported("the sequence was saved by another engine"));
+        };
+        self.sequence(seq)?.clone_from(saved);
+        Ok(())
+    }
+}
+
+impl SavedSeq for Sequence {
+    fn bytes(&self) -> u64 {
+        (self.tokens.len() * size_of::<Token>() + self.states.len() * size_of::<u64>()) as u64
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
     }
 }
 

@@ -172,7 +172,9 @@ impl Rates {
     /// other runs and itself.
     pub fn note_run(&mut self, engine: &Engine, size: Size, end: &RunEnd, attempt_ms: u64, load: u32) {
         self.clock += 1;
-        let prefill = end.prefill_time_ms as f64 / f64::from(end.tokens_in.max(1));
+        // What the worker still held took none of the time.
+        let processed = end.tokens_in.saturating_sub(end.tokens_cached.unwrap_or(0)).max(1);
+        let prefill = end.prefill_time_ms as f64 / f64::from(processed);
         let intervals = end.tokens_out.saturating_sub(1);
         let decode = (end.decode_time_ms as f64 / f64::from(intervals.max(1))).max(SHORTEST_MS);
         let clock = self.clock;
@@ -181,7 +183,7 @@ impl Rates {
             entry(&mut self.backends, &engine.backend, |pace| pace.seen),
         ] {
             pace.seen = clock;
-            pace.prefill.note(end.tokens_in, prefill.max(SHORTEST_MS));
+            pace.prefill.note(processed, prefill.max(SHORTEST_MS));
             if intervals > 0 {
                 pace.decode.note(load, decode);
             }

@@ -21,6 +21,7 @@ fn run(rates: &mut Rates, engine: &Engine, bytes: u64, max_tokens: u32, tokens_o
         decode_time_ms: decode,
         stop_reason: StopReason::Eos,
         seed: None,
+        tokens_cached: None,
     };
     rates.note_run(engine, size(bytes, max_tokens), &end, u64::from(tokens_in) * 2 + decode + 5, 1);
 }

@@ -65,6 +65,7 @@ pub(super) struct HotEnd {
     decode_time_ms: u64,
     stop_reason: StopReason,
     seed: Option<u64>,
+    tokens_cached: Option<u32>,
 }
 
 impl<'a> Hot<'a> {
@@ -195,6 +196,7 @@ impl HotEnd {
             decode_time_ms: end.decode_time_ms,
             stop_reason: end.stop_reason,
             seed: end.seed,
+            tokens_cached: end.tokens_cached,
         }
     }
 
@@ -207,6 +209,7 @@ impl HotEnd {
             decode_time_ms: self.decode_time_ms,
             stop_reason: self.stop_reason,
             seed: self.seed,
+            tokens_cached: self.tokens_cached,
         }
     }
 }

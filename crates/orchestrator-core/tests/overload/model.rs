@@ -354,6 +354,7 @@ impl Model {
                 decode_time_ms: decode,
                 stop_reason: StopReason::Eos,
                 seed: None,
+                tokens_cached: None,
             },
         );
         self.at(prefill, Due::FirstToken(run.clone()));

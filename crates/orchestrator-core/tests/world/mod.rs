@@ -12,7 +12,7 @@ use api_types::{
 };
 use orchestrator_core::policy::PolicyRows;
 use orchestrator_core::{
-    Action, Answer, Estimates, Event, JobRow, Orchestrator, PoolRow, RequestId, Rows, Run, RunKey,
+    Action, Answer, Estimates, Event, JobRow, Kept, Orchestrator, PoolRow, RequestId, Rows, Run, RunKey,
     SessionRow, Settings, SpawnRow, Step, Submission, Time, WorkerRow, Write,
 };
 use uuid::Uuid;
@@ -111,6 +111,7 @@ pub fn end(tokens_out: u32, stop_reason: StopReason) -> RunEnd {
         decode_time_ms: 2,
         stop_reason,
         seed: None,
+        tokens_cached: None,
     }
 }
 
@@ -143,6 +144,27 @@ impl World {
         let step = self.brain.handle_event(event, self.now);
         self.commit(&step);
         step
+    }
+
+    /// As [`Self::event`], and tells at once that each run which is to be counted has left so many
+    /// tokens, as the driver would.
+    pub fn event_counted(&mut self, event: Event, tokens: u32) -> Step {
+        let mut all = self.event(event);
+        let runs: Vec<RunKey> = all
+            .actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Salvage(run) => Some(run.clone()),
+                _ => None,
+            })
+            .collect();
+        for run in runs {
+            let kept = Kept { events: u64::from(tokens) + 2, tokens, seams: 0, unsure: 0, ids_known: true };
+            let step = self.event_counted(Event::Salvaged { run, kept }, tokens);
+            all.writes.extend(step.writes);
+            all.actions.extend(step.actions);
+        }
+        all
     }
 
     pub fn commit(&mut self, step: &Step) {

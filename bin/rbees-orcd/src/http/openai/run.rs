@@ -260,6 +260,14 @@ pub struct Usage {
     prompt_tokens: u32,
     completion_tokens: u32,
     total_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_tokens_details: Option<PromptTokensDetails>,
+}
+
+/// What was not processed again.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct PromptTokensDetails {
+    cached_tokens: u32,
 }
 
 /// The counts.
@@ -268,6 +276,7 @@ pub fn usage(end: &RunEnd) -> Usage {
         prompt_tokens: end.tokens_in,
         completion_tokens: end.tokens_out,
         total_tokens: u64::from(end.tokens_in) + u64::from(end.tokens_out),
+        prompt_tokens_details: end.tokens_cached.map(|cached_tokens| PromptTokensDetails { cached_tokens }),
     }
 }
 

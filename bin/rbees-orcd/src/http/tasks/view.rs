@@ -35,6 +35,8 @@ pub fn task_view(
         ended_at: row.ended_at.map(rfc3339),
         events_url: events_url(row.job_id),
         correlation_id: row.correlation_id.clone(),
+        prompt: None,
+        messages: None,
         result,
         end: row.end.clone(),
         error: row.error.clone(),
