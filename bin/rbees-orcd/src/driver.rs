@@ -30,7 +30,7 @@ use orchestrator_core::settings::Settings;
 use self::brain::Brain;
 pub use self::brain::Keeping;
 use self::desk::Desk;
-pub use self::handle::{Accepted, CheckedTask, Handle};
+pub use self::handle::{Accepted, CheckedTask, Handle, is_for_want_of_model};
 use crate::actions::Actions;
 use crate::clock::{Clock, Wall};
 use crate::hashes::HashKey;

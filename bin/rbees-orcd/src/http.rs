@@ -10,6 +10,7 @@ pub mod listener;
 mod models;
 pub mod openai;
 pub mod openapi;
+mod path;
 mod patience;
 pub mod policy;
 pub mod pool_models;

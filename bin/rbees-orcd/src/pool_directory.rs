@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,12 +12,17 @@ use api_types::{ErrorCode, ErrorDetail, PROTOCOL, PoolId};
 use clients::pool::{LocalPool, OrchestratorToken, Pool};
 use orchestrator_core::PoolRow;
 use tokio::sync::{Notify, broadcast};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Handle;
 
 /// How long a pool may take to say how it is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long somebody is kept waiting for news of the pools.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// A pool is asked for somebody's sake at most this often, whatever strangers ask for.
+const APART: Duration = Duration::from_secs(1);
 /// Name of the pool of this machine.
 const LOCAL: &str = "local";
 
@@ -50,6 +56,7 @@ struct Shared {
     url: String,
     token: Option<OrchestratorToken>,
     seen: Mutex<BTreeMap<PoolId, Seen>>,
+    turns: Mutex<BTreeMap<PoolId, Arc<Turns>>>,
     wake: Notify,
     news: broadcast::Sender<PoolNews>,
 }
@@ -61,11 +68,22 @@ struct Seen {
     error: Option<ErrorDetail>,
 }
 
+/// One after the other asks a pool and tells the brain, so that an older answer never comes after a
+/// newer one.
+#[derive(Debug, Default)]
+struct Turns {
+    /// How often it was asked.
+    begun: AtomicU64,
+    /// When it was last asked.
+    asking: tokio::sync::Mutex<Option<Instant>>,
+}
+
 impl PoolDirectory {
     /// Knows nothing yet. `url` is where workers reach this orchestrator, `token` what they present.
     pub fn new(home: PathBuf, url: String, token: Option<OrchestratorToken>) -> Self {
-        let (seen, wake, news) = (Mutex::default(), Notify::new(), broadcast::Sender::new(NEWS));
-        Self { shared: Arc::new(Shared { home, url, token, seen, wake, news }) }
+        let (seen, turns) = (Mutex::default(), Mutex::default());
+        let (wake, news) = (Notify::new(), broadcast::Sender::new(NEWS));
+        Self { shared: Arc::new(Shared { home, url, token, seen, turns, wake, news }) }
     }
 
     /// What workers present to this orchestrator.
@@ -138,6 +156,7 @@ impl PoolDirectory {
     /// Forgets what a pool said.
     pub fn forget(&self, pool_id: &PoolId) {
         self.lock().remove(pool_id);
+        self.shared.turns.lock().unwrap_or_else(PoisonError::into_inner).remove(pool_id);
     }
 
     /// Registers the pool of this machine at the first start, when `rbees-pool` lies beside us.
@@ -162,18 +181,52 @@ impl PoolDirectory {
         }
     }
 
-    async fn ask_all(&self, driver: &Handle) {
-        let Ok(rows) = driver.read(|brain, _| brain.pools().into_iter().cloned().collect::<Vec<_>>()).await
-        else {
+    /// Asks the pools that answered last time for what is new, as somebody asks for a model that none is
+    /// known to have. Returns whether there is any.
+    pub async fn look_again(&self, driver: &Handle) -> bool {
+        let Ok(rows) = pools(driver).await else { return false };
+        let reachable = rows.iter().filter(|row| self.view(row).reachable);
+        let asked = reachable.map(|row| tokio::time::timeout(PATIENCE, self.ask_since_now(row, driver)));
+        !futures_util::future::join_all(asked).await.is_empty()
+    }
+
+    /// Returns once the pool was asked by whomever since this was called.
+    async fn ask_since_now(&self, row: &PoolRow, driver: &Handle) {
+        let turns = self.turns(&row.pool_id);
+        let before = turns.begun.load(Ordering::SeqCst);
+        let mut last = turns.asking.lock().await;
+        if turns.begun.load(Ordering::SeqCst) > before {
             return;
-        };
-        let asked = rows.iter().map(|row| async move { (row.pool_id.clone(), self.ask(row).await) });
-        for (pool_id, answer) in futures_util::future::join_all(asked).await {
-            if let Err(error) = &answer {
-                tracing::warn!(code = "POOL_UNREACHABLE", %pool_id, %error, "a pool did not answer");
-            }
-            driver.pool_answered(&pool_id, 0, answer);
         }
+        if let Some(last) = *last {
+            tokio::time::sleep_until(last + APART).await;
+        }
+        self.ask_and_tell(row, driver, &turns, &mut last).await;
+    }
+
+    async fn ask_all(&self, driver: &Handle) {
+        let Ok(rows) = pools(driver).await else { return };
+        let asked = rows.iter().map(|row| async {
+            let turns = self.turns(&row.pool_id);
+            let mut last = turns.asking.lock().await;
+            self.ask_and_tell(row, driver, &turns, &mut last).await;
+        });
+        futures_util::future::join_all(asked).await;
+    }
+
+    async fn ask_and_tell(&self, row: &PoolRow, driver: &Handle, turns: &Turns, last: &mut Option<Instant>) {
+        turns.begun.fetch_add(1, Ordering::SeqCst);
+        *last = Some(Instant::now());
+        let answer = self.ask(row).await;
+        if let Err(error) = &answer {
+            tracing::warn!(code = "POOL_UNREACHABLE", pool_id = %row.pool_id, %error, "a pool did not answer");
+        }
+        driver.pool_answered(&row.pool_id, 0, answer);
+    }
+
+    fn turns(&self, pool_id: &PoolId) -> Arc<Turns> {
+        let mut all = self.shared.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(pool_id.clone()).or_default())
     }
 
     /// Keeps what a pool said, until it says something else.
@@ -192,6 +245,10 @@ impl PoolDirectory {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<PoolId, Seen>> {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn pools(driver: &Handle) -> Result<Vec<PoolRow>, ErrorDetail> {
+    driver.read(|brain, _| brain.pools().into_iter().cloned().collect()).await
 }
 
 fn news(pool_id: &PoolId, status: Option<&PoolStatus>) -> PoolNews {

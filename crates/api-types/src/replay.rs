@@ -41,8 +41,8 @@ pub struct ReplayReport {
     pub what_if: Option<WhatIfReport>,
 }
 
-/// The recorded jobs under another policy. Runs take as long as they took; failures of runs are not
-/// repeated; workers come and go as they did.
+/// The recorded jobs under another policy. Runs take as long as they took, and longer than they were
+/// seen to where they were cut off; failures of runs are not repeated; workers come and go as they did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WhatIfReport {
@@ -52,6 +52,9 @@ pub struct WhatIfReport {
     pub moved: u64,
     /// Times a hook of the policy failed; the policy behind it answered then.
     pub policy_failures: u64,
+    /// Jobs without an end on record, because they still waited or ran or were lost: they are in none
+    /// of these figures.
+    pub left_out: u64,
     /// All jobs, then each class, then each tenant.
     pub groups: Vec<WaitsOfGroup>,
     /// The jobs whose waits differ most, worst first.
@@ -76,7 +79,9 @@ pub struct WaitsOfGroup {
 pub struct Waits {
     /// Jobs that were let in.
     pub jobs: u64,
-    /// Of these, jobs that completed.
+    /// Jobs that were refused.
+    pub refused: u64,
+    /// Of those that were let in, jobs that completed.
     pub completed: u64,
     /// Median wait in milliseconds; absent when none was handed out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -98,12 +103,18 @@ pub struct Waits {
 pub struct WaitOfJob {
     /// The job.
     pub job_id: JobId,
-    /// Its wait; absent when it was refused or never handed out.
+    /// Its wait; absent when it was refused or ended before it was handed out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before_ms: Option<u64>,
     /// Its wait under the other policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after_ms: Option<u64>,
+    /// Whether it was refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused_before: bool,
+    /// Whether the other policy would have refused it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused_after: bool,
     /// Where it ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_before: Option<WorkerId>,

@@ -350,6 +350,7 @@ mod tests {
                 decode_time_ms: 5,
                 stop_reason: StopReason::MaxTokens,
                 seed,
+                tokens_cached: seed.map(|_| 6),
             });
             let frame = decode_all(&[&encode_event(Some(1), &event)]).remove(0);
             assert_eq!(frame.task_event().expect("ours"), event);

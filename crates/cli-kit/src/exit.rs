@@ -129,6 +129,7 @@ impl From<ErrorCode> for ExitStatus {
             | E::RemoteBinaryMissing
             | E::Offline => Self::Unreachable,
             E::QueueFull
+            | E::TooManyStreams
             | E::QuotaExceeded
             | E::TooManyRequests
             | E::NoCapacity

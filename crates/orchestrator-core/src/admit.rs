@@ -81,6 +81,7 @@ impl Orchestrator {
         self.check_capacity(&row, now)?;
         self.sessions.check(&self.settings.sessions, &row, tokens, now)?;
         row.eta = self.forecast(&row, now);
+        self.check_least(&row, now)?;
         self.check_deadline(&mut row, now)?;
         Ok(row)
     }

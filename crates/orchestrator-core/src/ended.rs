@@ -1,6 +1,6 @@
 //! What is remembered of jobs that ended: their rows for a while, their idempotency keys for longer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use api_types::task::TaskStatus;
 use api_types::{JobId, TenantId};
@@ -21,15 +21,22 @@ pub(crate) struct KeyRecord {
     pub model: String,
     /// How the job ended; `None` while it lives.
     pub ended: Option<TaskStatus>,
+    /// When; its place among the keys by age.
+    #[serde(skip)]
+    ended_at: Option<Time>,
 }
 
 /// Ended jobs and idempotency keys, bounded in time and number.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Memory {
     jobs: BTreeMap<JobId, Box<JobRow>>,
-    jobs_by_age: VecDeque<(Time, JobId)>,
+    jobs_by_age: BTreeSet<(Time, JobId)>,
     keys: BTreeMap<Key, KeyRecord>,
-    keys_by_age: VecDeque<(Time, Key)>,
+    keys_by_age: BTreeSet<(Time, Key)>,
+    /// The keys of jobs, also of those that are forgotten themselves: a job can be erased among many
+    /// thousands without a search.
+    #[serde(skip)]
+    key_of: BTreeMap<JobId, Key>,
 }
 
 /// A key counts within its tenant only.
@@ -44,21 +51,34 @@ impl Memory {
             job_id: row.job_id,
             model: row.model.clone(),
             ended: None,
+            ended_at: None,
         };
-        self.keys.insert((row.tenant.clone(), idempotency.key.clone()), record);
+        let key = (row.tenant.clone(), idempotency.key.clone());
+        self.key_of.insert(row.job_id, key.clone());
+        self.keys.insert(key, record);
+    }
+
+    /// Sets up what a snapshot leaves out.
+    pub fn reindex(&mut self) {
+        for (ended_at, key) in &self.keys_by_age {
+            if let Some(record) = self.keys.get_mut(key) {
+                record.ended_at = Some(*ended_at);
+            }
+        }
+        self.key_of = self.keys.iter().map(|(key, record)| (record.job_id, key.clone())).collect();
     }
 
     /// Notes that a job ended, and forgets what is too old or too much.
-    pub fn end(&mut self, row: JobRow, settings: &Settings, now: Time) {
-        let ended_at = row.ended_at.unwrap_or(now);
+    pub fn end(&mut self, mut row: JobRow, settings: &Settings, now: Time) {
+        let ended_at = *row.ended_at.get_or_insert(now);
         if let Some(idempotency) = &row.idempotency {
             let key = (row.tenant.clone(), idempotency.key.clone());
             if let Some(record) = self.keys.get_mut(&key) {
-                record.ended = Some(row.status);
+                (record.ended, record.ended_at) = (Some(row.status), Some(ended_at));
             }
-            self.keys_by_age.push_back((ended_at, key));
+            self.keys_by_age.insert((ended_at, key));
         }
-        self.jobs_by_age.push_back((ended_at, row.job_id));
+        self.jobs_by_age.insert((ended_at, row.job_id));
         self.jobs.insert(row.job_id, Box::new(row));
         self.forget(settings, now);
     }
@@ -68,36 +88,41 @@ impl Memory {
         let key = (tenant.clone(), key);
         if self.keys.get(&key).is_some_and(|record| record.job_id == job_id) {
             self.keys.remove(&key);
+            self.key_of.remove(&job_id);
         }
     }
 
-    /// Forgets a job that was never written down, its key included.
+    /// Forgets a job that was never written down, or is erased, its key included.
     pub fn withdraw(&mut self, job_id: JobId) {
-        self.jobs.remove(&job_id);
-        self.jobs_by_age.retain(|(_, other)| *other != job_id);
-        let keys = self.keys.iter().filter(|(_, record)| record.job_id == job_id);
-        if let Some(key) = keys.map(|(key, _)| key.clone()).next() {
-            self.keys.remove(&key);
-            self.keys_by_age.retain(|(_, other)| *other != key);
+        if let Some(ended_at) = self.jobs.remove(&job_id).and_then(|row| row.ended_at) {
+            self.jobs_by_age.remove(&(ended_at, job_id));
+        }
+        let Some(key) = self.key_of.remove(&job_id) else { return };
+        if self.keys.get(&key).is_some_and(|record| record.job_id == job_id)
+            && let Some(ended_at) = self.keys.remove(&key).and_then(|record| record.ended_at)
+        {
+            self.keys_by_age.remove(&(ended_at, key));
         }
     }
 
     fn forget(&mut self, settings: &Settings, now: Time) {
-        while let Some((ended_at, job_id)) = self.jobs_by_age.front() {
+        while let Some((ended_at, job_id)) = self.jobs_by_age.first() {
             let too_old = now.since(*ended_at) > settings.ended_kept_ms;
             if !too_old && self.jobs.len() <= settings.ended_capacity {
                 break;
             }
             self.jobs.remove(job_id);
-            self.jobs_by_age.pop_front();
+            self.jobs_by_age.pop_first();
         }
-        while let Some((ended_at, key)) = self.keys_by_age.front() {
+        while let Some((ended_at, _)) = self.keys_by_age.first() {
             let too_old = now.since(*ended_at) > settings.idempotency_kept_ms;
             if !too_old && self.keys_by_age.len() <= settings.idempotency_capacity {
                 break;
             }
-            self.keys.remove(key);
-            self.keys_by_age.pop_front();
+            let Some((_, key)) = self.keys_by_age.pop_first() else { break };
+            if let Some(record) = self.keys.remove(&key) {
+                self.key_of.remove(&record.job_id);
+            }
         }
     }
 

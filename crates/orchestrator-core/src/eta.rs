@@ -1,14 +1,12 @@
-//! Estimates at work: when a job may end, whether its deadline can be kept, and what its end
-//! teaches. The sums behind it are brought up to date once per turn, from what the turn touched.
+//! Estimates at work: when a job may end, and what its end teaches. The sums behind it are brought up to date once per turn, from what the turn touched.
 
 use std::collections::BTreeMap;
 
 use api_types::event::Eta;
 use api_types::task::TaskStatus;
 use api_types::worker::{WorkerFacts, WorkerState};
-use api_types::{ErrorCode, ErrorDetail, JobId, WorkerId};
+use api_types::{JobId, WorkerId};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::estimate::ledger::{Asked, Ledger, Reach, Running, Work};
 use crate::estimate::{
@@ -22,9 +20,6 @@ use crate::step::Write;
 use crate::supply::{misplaced, suits};
 use crate::time::Time;
 use crate::turn::Turn;
-
-/// The longest time after which a job that was refused is asked to try again, in ms.
-const LONGEST_RETRY_MS: u64 = 60_000;
 
 /// A worker that takes longer than expected needs this part of what it took so far once more.
 const LATE_SHARE: u64 = 4;
@@ -95,6 +90,24 @@ impl Clockwork {
         Some((if opens { 0 } else { wait }, service))
     }
 
+    /// What a job needs at least on whatever may take it; known as well as on the engine that least is
+    /// known of, `None` where one of them is unknown.
+    pub fn least(&self, row: &JobRow, is_restricted: bool) -> Option<Service> {
+        let rates = &self.learnt.rates;
+        let on = |engine: &Engine| rates.least(engine, size(row));
+        let every: Vec<Option<Service>> = if is_restricted {
+            self.ledger.engines_for(row).into_keys().map(on).collect()
+        } else {
+            self.ledger.engines(&row.model).map(|(engine, _)| on(engine)).collect()
+        };
+        let every: Option<Vec<Service>> = every.into_iter().collect();
+        every?.into_iter().reduce(|one, other| Service {
+            ms: one.ms.min(other.ms),
+            basis: one.basis.max(other.basis),
+            runs: one.runs.min(other.runs),
+        })
+    }
+
     /// An attempt on whatever may take it, weighted by slots; known as well as on the engine that least
     /// is known of.
     fn service<'a>(
@@ -159,7 +172,7 @@ impl Orchestrator {
     }
 
     /// What keeps a job from some worker of its model.
-    fn demands(&self, row: &JobRow) -> Option<Group> {
+    pub(crate) fn demands(&self, row: &JobRow) -> Option<Group> {
         Group::restricting(row, self.registry.openings().is_too_long_for_some(row))
     }
 
@@ -257,52 +270,6 @@ impl Orchestrator {
         let range = calibration.range(row.priority, &forecast).0;
         let attempt = row.attempt.as_ref().filter(|_| row.status != TaskStatus::Queued);
         Some(attempt.map_or(range, |attempt| remaining(range, now.since(attempt.dispatched_at))))
-    }
-
-    /// Refuses a job whose estimated end misses its deadline. An unknown estimate admits, and so
-    /// does one that is not binding. What the rates alone speak against is let through from time to
-    /// time as a probe, whose estimate binds nobody: see [`Probes`](crate::estimate::Probes).
-    ///
-    /// # Errors
-    /// `DEADLINE_UNMET` with the estimate.
-    pub(crate) fn check_deadline(&mut self, row: &mut JobRow, now: Time) -> Result<(), ErrorDetail> {
-        let Some(deadline) = row.deadline else { return Ok(()) };
-        let given_ms = deadline.since(row.submitted_at);
-        if let Some(until) = row.not_before.filter(|until| *until >= deadline) {
-            return Err(held_too_long(given_ms, until.since(row.submitted_at)));
-        }
-        let Some(forecast) = row.eta.as_mut().filter(|forecast| forecast.binding) else { return Ok(()) };
-        let (eta, calibrated) = self.clockwork.learnt.calibration.range(row.priority, forecast);
-        let (needed_ms, by) = if calibrated { (eta.p90, "p90") } else { (eta.p50, "p50") };
-        if needed_ms <= given_ms {
-            return Ok(());
-        }
-        let error = deadline_unmet(given_ms, eta, by, self.queue.len());
-        let working_ms = needed_ms.saturating_sub(forecast.held_ms);
-        let alone_ms =
-            forecast.held_ms + working_ms.saturating_mul(forecast.service_ms) / forecast.expected_ms();
-        if alone_ms <= given_ms {
-            // It is the queue that is too long: once that much of it is done, the same request fits.
-            let error = error.with_retry_after_ms((needed_ms - given_ms).min(LONGEST_RETRY_MS));
-            return Err(ErrorDetail { retriable: true, ..error });
-        }
-        if forecast.held_ms.saturating_add(forecast.wait_ms) >= given_ms {
-            // It would not even begin, and teach nothing.
-            return Err(error);
-        }
-        self.clockwork.unsaved.note(now);
-        let is_probe = self.clockwork.learnt.probes.ask(&row.model, given_ms, now);
-        forecast.binding &= !is_probe;
-        if is_probe { Ok(()) } else { Err(error) }
-    }
-
-    /// Whether a waiting job could not end before its deadline even if it were handed out now and
-    /// were faster than nineteen in twenty.
-    pub(crate) fn too_late(&self, row: &JobRow, now: Time) -> Option<ErrorDetail> {
-        let (deadline, forecast) = (row.deadline?, row.eta.as_ref().filter(|forecast| forecast.binding)?);
-        let fastest = self.clockwork.learnt.calibration.fastest(row.priority);
-        let needed_ms = (forecast.service_ms as f64 * fastest) as u64;
-        (deadline.since(now) < needed_ms).then(|| cannot_be_kept(row, deadline, needed_ms, now))
     }
 
     /// Notes what time has made of the runs that a waiting job waits for.
@@ -487,39 +454,4 @@ fn micros(ms: f64) -> Work {
 
 const fn at(now: Time) -> Work {
     now.0.saturating_mul(1_000)
-}
-
-fn deadline_unmet(given_ms: u64, eta: Eta, by: &str, queue_depth: u64) -> ErrorDetail {
-    let message = format!(
-        "The job would likely end after {} ms (half of such jobs) to {} ms (nine in ten); its deadline is {given_ms} ms.",
-        eta.p50, eta.p90
-    );
-    ErrorDetail::new(ErrorCode::DeadlineUnmet, message)
-        .with_field("deadline_ms")
-        .with_details(json!({
-            "deadline_ms": given_ms, "eta_ms": eta, "judged_by": by, "queue_depth": queue_depth
-        }))
-        .with_hint("Give a later `deadline_ms`, ask for fewer tokens, or try again when less is queued.")
-}
-
-fn held_too_long(given_ms: u64, held_ms: u64) -> ErrorDetail {
-    let message =
-        format!("The policy holds the job for {held_ms} ms, which is past its deadline of {given_ms} ms.");
-    ErrorDetail::new(ErrorCode::DeadlineUnmet, message)
-        .with_field("deadline_ms")
-        .with_details(json!({ "deadline_ms": given_ms, "held_ms": held_ms }))
-        .with_hint("Give a later `deadline_ms`, or leave it out; `rbees policy show` shows the policy.")
-}
-
-fn cannot_be_kept(row: &JobRow, deadline: Time, needed_ms: u64, now: Time) -> ErrorDetail {
-    let given_ms = deadline.since(row.submitted_at);
-    let message = format!(
-        "The job waited too long: {} ms are left of its deadline of {given_ms} ms, and it needs at least {needed_ms} ms.",
-        deadline.since(now)
-    );
-    ErrorDetail::new(ErrorCode::DeadlineExceeded, message)
-        .with_details(json!({
-            "deadline_ms": given_ms, "elapsed_ms": now.since(row.submitted_at), "needed_ms": needed_ms
-        }))
-        .with_hint("Give a later `deadline_ms`, or ask for fewer tokens.")
 }

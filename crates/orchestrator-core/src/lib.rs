@@ -11,6 +11,7 @@ mod alarms;
 mod cancel;
 mod carry;
 mod context;
+mod deadline;
 mod ended;
 pub mod estimate;
 mod eta;

@@ -1,9 +1,11 @@
 //! The same inputs again: do they give the same decisions?
 
+mod chapters;
 mod recorded;
 pub mod report;
 mod what_if;
 
+pub use self::chapters::{Chapters, Joined};
 pub use self::recorded::Life;
 pub use self::what_if::{Compared, WhatIf, what_if};
 
@@ -28,6 +30,21 @@ impl Replayed {
     /// Whether every decision was the recorded one.
     pub const fn is_identical(&self) -> bool {
         self.differs_at.is_none()
+    }
+}
+
+/// Why a replay gave nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfinished {
+    /// A piece of the record cannot be read.
+    Unreadable(Unreadable),
+    /// Nobody wants it any more.
+    Stopped,
+}
+
+impl From<Unreadable> for Unfinished {
+    fn from(unreadable: Unreadable) -> Self {
+        Self::Unreadable(unreadable)
     }
 }
 

@@ -245,6 +245,42 @@ fn a_deadline_that_cannot_be_kept_is_refused_with_the_estimate() {
 }
 
 #[test]
+fn a_deadline_that_the_prompt_alone_misses_is_refused_however_little_is_known_of_such_answers() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    learn(&mut world, 25);
+    // One of them is allowed a longer answer: of this range of `max_tokens` little is known.
+    let long = |n, ms| Submission { max_tokens: Some(800), deadline_ms: ms, ..sized(n) };
+    let run = opened(&world.event(Event::Submit(long(1, None)))).pop().expect("a free slot");
+    end_run(&mut world, run);
+    world.beat("w1", vec![]);
+    let error = refused(&world.event(Event::Submit(long(2, Some(5)))));
+    assert_eq!((error.code, error.retriable), (ErrorCode::DeadlineUnmet, false));
+    let details = error.details.expect("details");
+    assert!(details["least_ms"].as_u64().is_some_and(|least| (6..=20).contains(&least)), "{details}");
+    let unbounded = Submission { max_tokens: None, deadline_ms: Some(5), ..sized(3) };
+    let error = refused(&world.event(Event::Submit(unbounded)));
+    assert_eq!(error.code, ErrorCode::DeadlineUnmet, "no answer without a bound was ever seen");
+    for n in 4..=5 {
+        assert!(told(&world.event(Event::Submit(long(n, Some(100))))).is_some(), "that is not known well");
+    }
+    for _ in 0..13 {
+        world.pass(5_000);
+        world.beat("w1", vec![]);
+    }
+    let probe = world.event(Event::Submit(long(6, Some(5))));
+    assert!(told(&probe).is_some(), "the machine may have become faster: {probe:?}");
+}
+
+#[test]
+fn little_known_prompts_refuse_nobody() {
+    let mut world = World::new();
+    world.ready("w1", 1);
+    learn(&mut world, 7);
+    assert!(told(&world.event(Event::Submit(Submission { deadline_ms: Some(1), ..sized(1) }))).is_some());
+}
+
+#[test]
 fn a_waiting_job_that_cannot_end_in_time_any_more_is_not_run() {
     let mut world = World::new();
     world.ready("w1", 1);

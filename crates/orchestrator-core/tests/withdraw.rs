@@ -11,7 +11,7 @@ mod world;
 
 use api_types::worker::WorkerStatus;
 use api_types::{SessionId, StopReason, TenantId};
-use orchestrator_core::{Answer, Event, Idempotency, Quota, Quotas, Settings, Submission};
+use orchestrator_core::{Answer, Event, Idempotency, Orchestrator, Quota, Quotas, Settings, Submission};
 use world::{World, answer, end, facts, job, opened, run, submission};
 
 fn with_quota(default: Quota) -> World {
@@ -115,6 +115,28 @@ fn a_withdrawn_key_is_free_again() {
     world.event(Event::Withdraw { job_id: job(1) });
     let step = world.event(Event::Submit(keyed(2)));
     assert!(matches!(answer(&step), Answer::Accepted { job_id, replayed: false, .. } if job_id == job(2)));
+}
+
+/// An ended job that is erased, when its row is remembered and when its key alone is, before a snapshot
+/// was read and after.
+#[test]
+fn the_key_of_an_erased_job_is_free_again() {
+    for (ended_capacity, restores) in [(10, false), (10, true), (0, false), (0, true)] {
+        let mut world = World::with(Settings { ended_capacity, ..Settings::default() });
+        world.ready("w1", 1);
+        world.event(Event::Submit(keyed(1)));
+        world.event(Event::StreamEnded { run: run(1, 1, "w1", 1), end: end(9, StopReason::Eos) });
+        assert_eq!(world.brain.job(job(1)).is_some(), ended_capacity > 0);
+        if restores {
+            let snapshot = world.brain.snapshot().expect("written");
+            world.brain = Orchestrator::restore(&snapshot).expect("read");
+        }
+        let again = answer(&world.event(Event::Submit(keyed(2))));
+        assert!(matches!(again, Answer::Accepted { job_id, replayed: true, .. } if job_id == job(1)));
+        world.event(Event::Withdraw { job_id: job(1) });
+        let fresh = answer(&world.event(Event::Submit(keyed(2))));
+        assert!(matches!(fresh, Answer::Accepted { job_id, replayed: false, .. } if job_id == job(2)));
+    }
 }
 
 #[test]

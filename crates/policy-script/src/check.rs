@@ -2,12 +2,12 @@
 
 use api_types::policy::{HookCheck, PolicyCheck, PolicyError};
 use orchestrator_core::policy::{
-    Admission, Again, FailureFacts, FailureKind, Hook, JobFacts, MAX_SCORED, Policy, PolicyFailure,
-    QueueFacts, SampleWorker, Score, WorkerLoad,
+    Admission, Again, FailureKind, Hook, Hour, MAX_SCORED, Policy, PolicyFailure, QueueFacts, SampleWorker,
+    Score, WorkerLoad,
 };
 
 use crate::compile::Language;
-use crate::samples;
+use crate::samples::{self, Sample};
 
 /// Answers of one hook that a report shows.
 const ANSWERS_SHOWN: usize = 12;
@@ -26,8 +26,11 @@ pub fn check(name: &str, source: &str, workers: &[SampleWorker]) -> PolicyCheck 
     let home = if workers.is_empty() { samples::home() } else { Vec::new() };
     let fleet: Vec<&SampleWorker> = workers.iter().chain(&home).take(MAX_SCORED).collect();
     let mut trial = Trial::new(&*policy);
-    for (about, job) in samples::jobs() {
-        trial.ask(&about, &job, &fleet);
+    for sample in samples::jobs() {
+        trial.ask(&sample, &fleet);
+    }
+    for (when, hour) in samples::HOURS {
+        trial.ask_whom_to_evict(when, hour, &fleet);
     }
     trial.report()
 }
@@ -77,35 +80,33 @@ impl<'a> Trial<'a> {
         Self { policy, hooks: Hook::ALL.map(hook).into(), errors: Vec::new() }
     }
 
-    fn ask(&mut self, about: &str, job: &JobFacts<'_>, fleet: &[&SampleWorker]) {
-        let policy = self.policy;
-        let queue = QueueFacts {
-            waiting: 3,
-            before: 1,
-            capacity: Some(1_000),
-            model_waiting: 2,
-            workers: fleet.len() as u64,
-            tenant_waiting: 1,
-            tenant_running: 1,
-        };
+    fn ask(&mut self, sample: &Sample, fleet: &[&SampleWorker]) {
+        let (policy, Sample { about, job, failure, .. }) = (self.policy, sample);
+        let queue = QueueFacts { workers: fleet.len() as u64, ..sample.queue };
         self.note(
             Hook::Admit,
             policy.admit(job, &queue).map(|said| vec![format!("{about}: {}", admission(said))]),
         );
         self.note(Hook::Order, policy.order(job).map(|key| vec![format!("{about}: {key}")]));
-        let loads: Vec<WorkerLoad<'_>> = fleet.iter().map(|worker| worker.load(job.hour)).collect();
+        let mut loads: Vec<WorkerLoad<'_>> = fleet.iter().map(|worker| worker.load(job.hour)).collect();
+        if let Some(first) = loads.first_mut() {
+            (first.prefix_share, first.session_here) = (sample.prefix_share, job.session.is_some());
+        }
         let mut scores = Vec::new();
         let scored = policy.score(job, &loads, &mut scores);
         self.note(Hook::Score, scored.map(|()| vec![format!("{about}: {}", ranking(fleet, &scores))]));
-        for (worker, load) in fleet.iter().zip(&loads) {
-            self.note(Hook::Evict, policy.evict(load).map(|key| vec![format!("{}: {key}", worker.id())]));
-        }
-        let failure = FailureFacts { code: "WORKER_LOST", workers_lost: 1, attempts: 5 };
-        let again = policy.retry(job, &failure).map(|again| match again {
+        let again = policy.retry(job, failure).map(|again| match again {
             Again::GoOn => vec![format!("{about}: another attempt")],
             Again::GiveUp => vec![format!("{about}: give up")],
         });
         self.note(Hook::Retry, again);
+    }
+
+    fn ask_whom_to_evict(&mut self, when: &str, hour: Hour, fleet: &[&SampleWorker]) {
+        for worker in fleet {
+            let said = self.policy.evict(&worker.load(hour));
+            self.note(Hook::Evict, said.map(|key| vec![format!("{} at {when}: {key}", worker.id())]));
+        }
     }
 
     fn note(&mut self, hook: Hook, said: Result<Vec<String>, PolicyFailure>) {

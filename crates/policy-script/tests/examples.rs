@@ -66,6 +66,44 @@ fn every_policy_passes_its_check_and_has_its_page() {
     }
 }
 
+/// A script that goes wrong where a fact is other than nothing, or is nothing.
+fn goes_wrong_where(hook: &str, condition: &str) -> String {
+    format!("fn {hook} {{ if {condition} {{ no_such_function() }} else {{ 1 }} }}")
+}
+
+#[test]
+fn a_check_shows_a_script_every_fact_one_way_and_the_other() {
+    let job = ["job.session == ()", "job.deadline_in_ms == ()", "job.max_tokens == ()", "job.waited_ms == 0"];
+    let score = ["worker.session_here", "worker.prefix_share > 0.5", "worker.idle_ms > 60000"];
+    let admit = ["queue.waiting == 0", "queue.waiting > 500", "queue.tenant_waiting == 0"];
+    let retry = ["failure.workers_lost == 0", "failure.workers_lost > 1", "failure.code == \"WORKER_LOST\""];
+    let hooks = [
+        ("order(job)", job.as_slice()),
+        ("score(job, worker)", &score),
+        ("admit(job, queue)", &admit),
+        ("retry(job, failure)", &retry),
+        ("evict(worker)", &["worker.idle_ms > 60000"]),
+    ];
+    for (hook, conditions) in hooks {
+        for condition in conditions {
+            for condition in [(*condition).to_owned(), format!("!({condition})")] {
+                let found = check("wrong", &goes_wrong_where(hook, &condition), &[]);
+                assert!(!found.ok, "{hook} where {condition} was never asked");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_check_asks_whom_to_evict_once_for_each_worker_and_hour() {
+    let found = check("default", &source("default"), &[]);
+    let evict = found.hooks.iter().find(|hook| hook.hook == "evict").expect("the hook");
+    assert_eq!((evict.asked, evict.answers.len()), (8, 8), "{evict:?}");
+    let all: std::collections::BTreeSet<&String> = evict.answers.iter().collect();
+    assert_eq!(all.len(), 8, "no answer is given twice: {evict:?}");
+    assert!(evict.answers.iter().any(|answer| answer.starts_with("laptop at noon: 3600000")), "{evict:?}");
+}
+
 #[test]
 fn least_loaded_takes_the_largest_share_of_free_slots() {
     let workers = [load(4, 1), load(2, 1), load(8, 7)];

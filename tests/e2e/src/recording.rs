@@ -110,9 +110,10 @@ fn read_chapters(connection: &Connection) -> anyhow::Result<Vec<Chapter>> {
     let mut statement = connection.prepare("SELECT at, hash, placements, body FROM journal ORDER BY seq")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let (at, hash, placements): (i64, Option<i64>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let at: i64 = row.get(0)?;
+        let (hash, placements): (Option<i64>, Option<i64>) = (row.get(1)?, row.get(2)?);
         let body: Vec<u8> = row.get(3)?;
-        let Some(hash) = hash else {
+        let Some((hash, placements)) = hash.zip(placements) else {
             chapters.push(Chapter { snapshot: body, segments: Vec::new() });
             continue;
         };

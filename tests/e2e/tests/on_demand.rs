@@ -14,13 +14,17 @@ use serde_json::{Value, json};
 /// Memory of the pool: room for one of the models below, not for two.
 const BUDGET: &str = "ram_budget_bytes = 1_000_000_000\n";
 
+fn register(folder: &Path, id: &str, settings: &str) {
+    let mut register = Command::new(binary("rbees-pool"));
+    register.arg("--home").arg(folder).args(["models", "register", "--id", id, "--name", id]);
+    register.args(["--repo", &format!("fake:{id}?{settings}"), "--architecture", "fake"]);
+    assert!(register.status().expect("the pool starts").success(), "{id} is registered");
+}
+
 /// Puts stand-ins with a stated size into the pool's catalog, and bounds its memory.
 fn prepare(folder: &Path, models: &[(&str, &str)], config: &str) {
     for (id, settings) in models {
-        let mut register = Command::new(binary("rbees-pool"));
-        register.arg("--home").arg(folder).args(["models", "register", "--id", id, "--name", id]);
-        register.args(["--repo", &format!("fake:{id}?{settings}"), "--architecture", "fake"]);
-        assert!(register.status().expect("the pool starts").success(), "{id} is registered");
+        register(folder, id, settings);
     }
     std::fs::write(folder.join("pool.toml"), BUDGET).expect("written");
     let place = folder.join("config/rbees");
@@ -64,6 +68,19 @@ async fn clear(cluster: Cluster) {
     let mut command = Command::new(binary("rbees-pool"));
     command.arg("--home").arg(cluster.folder()).args(["worker", "stop-all", "--grace", "1"]);
     let _ = tokio::task::spawn_blocking(move || command.output()).await;
+}
+
+#[tokio::test]
+async fn a_model_that_has_just_come_to_a_pool_takes_jobs_at_once() {
+    // Nothing but a job makes the orchestrator look.
+    let cluster = cluster(&[("bee", "memory_mb=400")], "pool_interval_ms = 3600000\n").await;
+    let refused = cluster.post("/v2/tasks", &json!({ "model": "late", "prompt": "hello" })).await;
+    let (status, error) = refused.expect_err("nobody has it");
+    assert_eq!((status, &error["error"]["code"]), (404, &json!("MODEL_NOT_FOUND")));
+    register(cluster.folder(), "late", "memory_mb=400");
+    let job = submit(&cluster, "late").await;
+    cluster.wait_for_status(job, TaskStatus::Completed).await;
+    clear(cluster).await;
 }
 
 #[tokio::test]

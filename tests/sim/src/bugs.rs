@@ -85,11 +85,13 @@ pub enum Bug {
     TermsLeftOut,
     /// A job that its connection left keeps its idempotency key.
     KeyOfAbandonedKept,
+    /// A job that its connection left has given its idempotency key up, but still answers to it.
+    AbandonedAnswers,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::ActBeforeCommit,
         Self::StaleAttemptAccepted,
         Self::SlotLeaked,
@@ -130,6 +132,7 @@ impl Bug {
         Self::HeldForgotten,
         Self::TermsLeftOut,
         Self::KeyOfAbandonedKept,
+        Self::AbandonedAnswers,
     ];
 
     /// Its name on the command line.

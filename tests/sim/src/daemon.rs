@@ -175,6 +175,9 @@ impl World {
     pub fn decide(&mut self, event: Event, step: &mut Step) {
         let now = self.time();
         let event = self.misread_room(event);
+        if let Some(answer) = self.answered_with_the_left(&event) {
+            return self.decided(answer, step);
+        }
         let Some(daemon) = &mut self.daemon else { return };
         let reported = reported_run(&event);
         let row_of = |brain: &Orchestrator, run: &RunKey| brain.job(run.job_id).map(|standing| standing.row);

@@ -1,9 +1,10 @@
 //! Planted bugs that lie between the brain and the world: what the brain decided is altered before
 //! anybody sees it, as if the brain had decided so.
 
-use orchestrator_core::{Action, Notice, OpenStream, Settings, Step, UnloadCause, Write};
+use orchestrator_core::{Action, Answer, Event, Notice, OpenStream, Settings, Step, UnloadCause, Write};
 
 use crate::bugs::Bug;
+use crate::client::client_of;
 use crate::world::World;
 
 impl World {
@@ -28,6 +29,27 @@ impl World {
             _ => {}
         }
         step
+    }
+
+    /// What the planted bug answers to a task in place of the brain: the job of the same key that was left.
+    pub fn answered_with_the_left(&self, event: &Event) -> Option<Step> {
+        let Event::Submit(submission) = event else { return None };
+        if self.bug != Some(Bug::AbandonedAnswers) || submission.idempotency.is_none() {
+            return None;
+        }
+        let of_client = |job_id| client_of(job_id) == client_of(submission.job_id);
+        let mut jobs = self.store.jobs.values().map(|stored| &stored.row);
+        let left = jobs.find(|row| of_client(row.job_id) && row.idempotency.is_none())?;
+        let answer = Answer::Accepted {
+            job_id: left.job_id,
+            status: left.status,
+            queue_position: 0,
+            eta: None,
+            replayed: true,
+            model: left.model.clone(),
+        };
+        let actions = vec![Action::Answer { request: submission.request, answer }];
+        Some(Step { actions, ..Step::default() })
     }
 
     /// The settings as the planted bug has them; the checks go by those of the plan.

@@ -180,29 +180,25 @@ impl Handle {
         }))
     }
 
-    /// Hands in a task. When this returns, the job is on disk (unless it is not to be).
+    /// Hands in a task. When this returns, the job is on disk (unless it is not to be). With `is_read`
+    /// the caller is the new job's first reader, and is counted as one before anybody else hears of the
+    /// job. No reader comes of a submission whose key was used before.
+    ///
+    /// A task that is refused for want of its model is left as it was, and may be handed in again; any other has
+    /// given its request away.
     ///
     /// # Errors
     /// What the brain refuses it for, or that the driver is overloaded or stopped.
-    pub async fn submit(&self, task: Box<CheckedTask>) -> Result<Accepted, ErrorDetail> {
-        self.submit_and_read(task, false).await.map(|(accepted, _)| accepted)
-    }
-
-    /// As [`Self::submit`]. With `is_read` the caller is the new job's first reader, and is counted as
-    /// one before anybody else hears of the job. No reader comes of a submission whose key was used
-    /// before.
-    ///
-    /// # Errors
-    /// As [`Self::submit`].
-    pub async fn submit_and_read(
+    pub async fn submit(
         &self,
-        task: Box<CheckedTask>,
+        task: &mut CheckedTask,
         is_read: bool,
     ) -> Result<(Accepted, Option<Reader>), ErrorDetail> {
         let job_id = next_job_id();
-        let mut submission = Box::new(submission(job_id, &task, &self.hash_key));
+        let mut submission = Box::new(submission(job_id, task, &self.hash_key));
         submission.is_read = is_read;
-        let body = RequestBody::new(task.request);
+        let body = RequestBody::new(std::mem::take(&mut task.request));
+        let kept = body.clone();
         let file = self.write_down(job_id, &body, submission.durability).await?;
         let Reply { answer, reader } = self
             .ask(|request, reply| {
@@ -214,7 +210,13 @@ impl Handle {
             Answer::Accepted { job_id, status, queue_position, eta, replayed, model } => {
                 Ok((Accepted { job_id, status, queue_position, eta, replayed, model }, reader))
             }
-            other => Err(unexpected(other)),
+            other => {
+                let error = unexpected(other);
+                if is_for_want_of_model(&error) {
+                    task.request = kept.request();
+                }
+                Err(error)
+            }
         }
     }
 
@@ -578,6 +580,18 @@ fn unexpected(answer: Answer) -> ErrorDetail {
     match answer {
         Answer::Refused(error) => error,
         _ => ErrorDetail::new(ErrorCode::Internal, "the orchestrator gave an answer to another question"),
+    }
+}
+
+/// Whether a job is refused because no worker and no pool is known to have its model. Where several
+/// could be meant, more of them would not help.
+pub fn is_for_want_of_model(error: &ErrorDetail) -> bool {
+    let none_known =
+        || error.details.as_ref().is_some_and(|details| details["known"] == serde_json::json!([]));
+    match error.code {
+        ErrorCode::ModelNotFound | ErrorCode::ModelNotReady => true,
+        ErrorCode::ModelAmbiguous => none_known(),
+        _ => false,
     }
 }
 

@@ -46,6 +46,12 @@ impl RequestBody {
         Self(json.into())
     }
 
+    /// The request that it was made from.
+    pub fn request(&self) -> ExecuteRequest {
+        // It was written here, so it can be read.
+        serde_json::from_slice(&self.0).unwrap_or_default()
+    }
+
     /// As it is stored; shared, not copied.
     pub fn json(&self) -> Bytes {
         self.0.clone()

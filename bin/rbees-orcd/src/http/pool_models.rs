@@ -6,7 +6,7 @@ use api_types::pool::{CatalogModel, Fit};
 use api_types::sse::{KEEP_ALIVE, encode_json_into};
 use api_types::{ErrorBody, ErrorCode};
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::response::Response;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::body::Body;
+use super::path::Path;
 use super::pools::{argument, ask, find, push_flag};
 use super::{ApiError, App, sse};
 

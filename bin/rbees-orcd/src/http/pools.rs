@@ -5,13 +5,14 @@ use std::time::Duration;
 use api_types::pool::{AddPool, PoolList, PoolStatus, PoolView, SpawnAccepted, SpawnRequest};
 use api_types::{ErrorBody, ErrorCode, ErrorDetail, PoolId, WorkerId};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use clients::pool::Pool;
 use http::StatusCode;
 use orchestrator_core::PoolRow;
 use serde_json::Value;
 
 use super::body::Body;
+use super::path::Path;
 use super::{ApiError, App};
 use crate::ids::next_worker_suffix;
 

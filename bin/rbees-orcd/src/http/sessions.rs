@@ -3,9 +3,10 @@
 use api_types::session::SessionView;
 use api_types::{ErrorBody, ErrorCode, ErrorDetail, SessionId, TenantId};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 
+use super::path::Path;
 use super::{ApiError, App};
 
 /// What a session has used and what is left of its budget.

@@ -10,7 +10,7 @@ use api_types::task::{
     CancelAccepted, Erased, TaskAccepted, TaskList, TaskRequest, TaskStatus, TaskView, WhyView,
 };
 use api_types::{CorrelationId, ErrorBody, ErrorCode, ErrorDetail, JobId};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -22,8 +22,9 @@ pub use self::check::{check_task, checked, idempotency_header, refuse_overflow};
 use self::view::{events_url, task_view, why_ended};
 use super::body::Body;
 use super::error::job_not_found;
+use super::path::Path;
 use super::{ApiError, App, sse};
-use crate::driver::{Accepted, CheckedTask};
+use crate::driver::{Accepted, CheckedTask, is_for_want_of_model};
 use crate::store::history::Filter;
 use crate::subscribers::{JobLog, Reader};
 
@@ -83,7 +84,7 @@ pub async fn submit_task(
         let (accepted, reader) = submit_and_read(&app, task, &correlation_id).await?;
         return Ok(with_job(sse::answer(reader.into_stream()), accepted.job_id));
     }
-    let accepted = counted(&app, app.driver.submit(task).await)?;
+    let (accepted, _) = hand_in(&app, task, false).await?;
     let body = TaskAccepted {
         job_id: accepted.job_id,
         status: accepted.status,
@@ -241,13 +242,23 @@ pub async fn why_task(State(app): State<App>, Path(id): Path<String>) -> Result<
 }
 
 /// Counts what became of a submission.
-fn counted(app: &App, answer: Result<Accepted, ErrorDetail>) -> Result<Accepted, ErrorDetail> {
-    let outcome = match &answer {
-        Ok(accepted) if accepted.replayed => "replayed",
+/// Hands in a checked task. Before a model is said not to be there the pools are asked again: it may
+/// have come since they were last heard of.
+async fn hand_in(
+    app: &App,
+    mut task: Box<CheckedTask>,
+    is_read: bool,
+) -> Result<(Accepted, Option<Reader>), ErrorDetail> {
+    let mut answer = app.driver.submit(&mut task, is_read).await;
+    // On the heap: other requests do not carry along what it takes to look.
+    if answer.as_ref().is_err_and(is_for_want_of_model) && Box::pin(app.pools.look_again(&app.driver)).await {
+        answer = Box::pin(app.driver.submit(&mut task, is_read)).await;
+    }
+    app.metrics.submitted(match &answer {
+        Ok((accepted, _)) if accepted.replayed => "replayed",
         Ok(_) => "accepted",
         Err(_) => "refused",
-    };
-    app.metrics.submitted(outcome);
+    });
     answer
 }
 
@@ -260,11 +271,7 @@ pub async fn submit_and_read(
     task: Box<CheckedTask>,
     correlation_id: &CorrelationId,
 ) -> Result<(Accepted, Reader), ApiError> {
-    let (answer, reader) = match app.driver.submit_and_read(task, true).await {
-        Ok((accepted, reader)) => (Ok(accepted), reader),
-        Err(error) => (Err(error), None),
-    };
-    let accepted = counted(app, answer)?;
+    let (accepted, reader) = hand_in(app, task, true).await?;
     let reader = match reader {
         Some(reader) => reader,
         // It is the first job of its idempotency key.

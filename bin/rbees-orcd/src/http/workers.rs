@@ -8,13 +8,14 @@ use api_types::worker::{
     FailedCall, HEARTBEAT_MS, HeartbeatCall, HeartbeatReply, ReadyCall, ReadyReply, WorkerList, WorkerView,
 };
 use api_types::{ErrorBody, ErrorCode, ErrorDetail, PROTOCOL, WorkerId};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::{Extension, Json};
 use http::StatusCode;
 use tokio::net::TcpStream;
 
 use self::facts::check_facts;
 use super::body::Body;
+use super::path::Path;
 use super::{ApiError, App};
 
 /// The path of [`worker_ready`], which wants to know its caller.

@@ -32,9 +32,9 @@ pub(super) fn begin(transaction: &Transaction<'_>, at: Time, snapshot: &[u8]) ->
     transaction
         .prepare_cached(
             "WITH last (seq, before) AS
-                 (SELECT seq, placements FROM journal WHERE hash IS NULL ORDER BY seq DESC LIMIT 1)
-             INSERT INTO journal (at, hash, placements, body)
-             SELECT ?1, NULL,
+                 (SELECT seq, bytes_before FROM journal WHERE hash IS NULL ORDER BY seq DESC LIMIT 1)
+             INSERT INTO journal (at, bytes_before, body)
+             SELECT ?1,
                  coalesce((SELECT before FROM last), 0)
                  + coalesce((SELECT sum(length(body)) FROM journal WHERE seq >= (SELECT seq FROM last)), 0),
                  ?2",
@@ -65,7 +65,7 @@ pub(super) fn prune(
     limit: u32,
 ) -> Result<usize, StoreError> {
     let mut chapters = connection
-        .prepare_cached("SELECT seq, at, placements FROM journal WHERE hash IS NULL ORDER BY seq DESC")?;
+        .prepare_cached("SELECT seq, at, bytes_before FROM journal WHERE hash IS NULL ORDER BY seq DESC")?;
     let mut rows = chapters.query([])?;
     let mut keep_from: Option<(i64, i64)> = None;
     while let Some(row) = rows.next()? {
@@ -107,10 +107,11 @@ pub(super) fn chapter(connection: &Connection, start: Start) -> Result<Option<Ch
     let mut rows = statement.query([start.seq])?;
     let mut chapter: Option<Chapter> = None;
     while let Some(row) = rows.next()? {
-        let (at, hash, placements) = (from_micros(row.get(0)?), row.get(1)?, row.get::<_, i64>(2)?);
-        match (hash, &mut chapter) {
+        let at = from_micros(row.get(0)?);
+        let (hash, placements): (Option<i64>, Option<i64>) = (row.get(1)?, row.get(2)?);
+        match (hash.zip(placements), &mut chapter) {
             (None, None) => chapter = Some(Chapter { at, snapshot: row.get(3)?, segments: Vec::new() }),
-            (Some::<i64>(hash), Some(chapter)) => {
+            (Some((hash, placements)), Some(chapter)) => {
                 let digest = Digest { hash: hash.cast_unsigned(), placements: placements.cast_unsigned() };
                 chapter.segments.push(Segment { from: at, entries: row.get(3)?, digest });
             }
@@ -147,6 +148,18 @@ mod tests {
             }
             transaction.commit().expect("written");
         }
+    }
+
+    #[test]
+    fn a_snapshot_counts_the_bytes_before_it_and_no_placements() {
+        let mut connection = database();
+        write(&mut connection, 3);
+        let mut snapshots = connection
+            .prepare("SELECT placements, bytes_before FROM journal WHERE hash IS NULL ORDER BY seq")
+            .expect("a statement");
+        let counts = snapshots.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("rows");
+        let counts: Vec<(Option<i64>, Option<i64>)> = counts.collect::<Result<_, _>>().expect("numbers");
+        assert_eq!(counts, [(None, Some(0)), (None, Some(100)), (None, Some(200))]);
     }
 
     fn begun(connection: &Connection) -> Vec<u64> {

@@ -277,3 +277,29 @@ async fn who_still_sends_a_huge_body_gets_to_read_the_answer() {
     let (status, answer) = daemon.post("/v2/tasks", vec![b'x'; 40 << 20]).await;
     assert_eq!((status, answer["error"]["code"].as_str()), (413, Some("BODY_TOO_LARGE")));
 }
+
+#[tokio::test]
+async fn a_path_that_is_no_utf8_has_our_error_shape_on_every_route() {
+    let daemon = Daemon::start().await;
+    let document = rbees_orcd::http::openapi::text().expect("JSON");
+    let document: Value = serde_json::from_str(&document).expect("JSON");
+    let mut asked = 0;
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        let Some((before, rest)) = path.split_once('{') else { continue };
+        let bad = format!("{before}%ff{}", rest.split_once('}').expect("a closed name").1);
+        for method in methods.as_object().expect("methods").keys() {
+            let method = method.to_uppercase().parse().expect("a method");
+            let request = daemon.http.request(method, daemon.url(&bad)).body(r#"{"model":"m"}"#);
+            let (status, body) = crate::daemon::answer(request).await;
+            let error = &body["error"];
+            if path.starts_with("/v1/") {
+                assert_eq!((status, error["code"].as_str()), (400, Some("invalid_field")), "{path}: {body}");
+            } else {
+                assert_eq!((status, error["code"].as_str()), (422, Some("INVALID_FIELD")), "{path}: {body}");
+                assert!(error["field"].is_string() && error["correlation_id"].is_string(), "{path}: {body}");
+            }
+            asked += 1;
+        }
+    }
+    assert!(asked >= 20, "{asked} routes have a name in their path");
+}

@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::daemon::Daemon;
 use crate::worker::Worker;
 
+const DEFAULT: &str = include_str!("../../../../policies/default.rhai");
 const HOLD_BATCH: &str = "fn admit(job, queue) { if job.priority == \"batch\" { 60000 } else { true } }";
 
 #[tokio::test]
@@ -31,6 +32,33 @@ async fn what_was_decided_is_had_again_and_another_policy_is_compared() {
     assert!(group("interactive")["after"]["p50_ms"].as_u64() < Some(60_000), "{other}");
     let (_, shown) = daemon.get("/v2/policy").await;
     assert_eq!(shown["live"]["name"], "default", "a replay changes nothing");
+}
+
+/// Jobs that ran and waited when the orchestrator died live in two chapters of the journal.
+#[tokio::test]
+async fn jobs_that_outlived_an_orchestrator_are_compared_as_whole_ones() {
+    let daemon = Daemon::start().await;
+    let worker = Worker::start_with(&daemon.url(""), &["a", "b"], |facts| facts.slots = 1).await;
+    worker.allow(0);
+    let mut jobs = Vec::new();
+    for _ in 0..4 {
+        jobs.push(daemon.submit(json!({ "prompt": "x", "on_disconnect": "continue" })).await);
+    }
+    daemon.until_status(&jobs[0], "dispatched").await;
+    let daemon = daemon.crash_and_restart().await;
+    worker.register(&daemon.url("")).await;
+    worker.allow(usize::MAX);
+    for job in &jobs {
+        daemon.until_status(job, "completed").await;
+    }
+    let request = json!({ "name": "default", "source": DEFAULT });
+    let (status, found) = daemon.post("/v2/policy/replay", request.to_string()).await;
+    assert_eq!((status, &found["what_if"]["left_out"]), (200, &json!(0)), "{found}");
+    let all = &found["what_if"]["groups"][0];
+    for world in ["before", "after"] {
+        assert_eq!((&all[world]["jobs"], &all[world]["completed"]), (&json!(4), &json!(4)), "{found}");
+    }
+    assert_eq!(all["before"], all["after"], "{found}");
 }
 
 #[tokio::test]

@@ -241,12 +241,23 @@ impl Rates {
         self.expect(engine, size, load).map(|expected| expected.service)
     }
 
+    /// How long one attempt takes before it says anything, whatever it will say: prompt and overhead.
+    pub fn least(&self, engine: &Engine, size: Size) -> Option<Service> {
+        let (manner, manner_basis) = self.manner(&engine.model);
+        let (pace, _, pace_basis) = self.pace(engine)?;
+        let tokens_in = manner.tokens_in(size.prompt_bytes)?;
+        let prefill = pace.prefill.at(whole(tokens_in))?;
+        let ms = tokens_in * prefill.get()? + self.overhead.get().unwrap_or(0.0);
+        let runs = prefill.runs().min(manner.tokens_per_byte.runs());
+        Some(Service { ms, basis: pace_basis.max(manner_basis), runs })
+    }
+
     fn expect(&self, engine: &Engine, size: Size, load: u32) -> Option<Expected<'_>> {
         let (manner, manner_basis) = self.manner(&engine.model);
         let tokens_in = manner.tokens_in(size.prompt_bytes)?;
         let tokens_out = manner.tokens_out(size.max_tokens)?;
         let (pace, pace_of, pace_basis) = self.pace(engine)?;
-        let prompt_at = tokens_in.min(f64::from(u32::MAX)) as u32;
+        let prompt_at = whole(tokens_in);
         let (prefill, decode) = (pace.prefill.at(prompt_at)?, pace.decode.at(load));
         // Answers of one token tell nothing of the decode; where only such came, none is expected.
         let decode_ms = (tokens_out - 1.0).max(0.0) * decode.and_then(Mean::get).unwrap_or(0.0);
@@ -315,6 +326,10 @@ impl Manner {
             None => self.unbounded.note_cut(),
         }
     }
+}
+
+const fn whole(tokens: f64) -> u32 {
+    tokens.min(u32::MAX as f64) as u32
 }
 
 /// The value of a key; a new one takes the place of the one seen longest ago when there are many.

@@ -21,6 +21,7 @@ impl Orchestrator {
     pub fn restore(snapshot: &[u8]) -> Result<Self, Unreadable> {
         let mut brain: Self = from_cbor(snapshot)?;
         brain.registry.reindex(&brain.settings, brain.seen);
+        brain.memory.reindex();
         Ok(brain)
     }
 }

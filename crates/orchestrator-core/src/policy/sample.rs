@@ -19,6 +19,8 @@ pub struct SampleWorker {
     pub slots_free: u32,
     /// Free memory of its device, in bytes; 0 when unknown.
     pub free_memory_bytes: u64,
+    /// Milliseconds since it last had a job; 0 while it has one.
+    pub idle_ms: u64,
     /// Its own labels.
     pub labels: BTreeMap<String, Label>,
     /// Those of its pool.
@@ -43,6 +45,7 @@ impl SampleWorker {
             slots_free: self.slots_free,
             context_length: self.facts.context_length,
             free_memory_bytes: self.free_memory_bytes,
+            idle_ms: self.idle_ms,
             memory_bytes: self.facts.vram_bytes.max(self.facts.ram_bytes),
             labels: Labels { worker: Some(&self.labels), pool: Some(&self.pool_labels) },
             hour,
@@ -61,6 +64,7 @@ impl Orchestrator {
             SampleWorker {
                 slots_free: worker.slots_free(),
                 free_memory_bytes: worker.free_memory_bytes,
+                idle_ms: worker.idle_since.map_or(0, |since| now.since(since)),
                 labels: labels.worker.cloned().unwrap_or_default(),
                 pool_labels: labels.pool.cloned().unwrap_or_default(),
                 facts,

@@ -46,15 +46,23 @@ pub fn groups(jobs: &[Compared]) -> Vec<WaitsOfGroup> {
 }
 
 fn group(name: &str, jobs: &[Compared], member: impl Fn(&Life) -> bool) -> WaitsOfGroup {
-    let before = jobs.iter().filter_map(|job| job.before.as_ref()).filter(|life| member(life));
-    let after = jobs.iter().filter_map(|job| job.after.as_ref()).filter(|life| member(life));
-    WaitsOfGroup { group: name.to_owned(), before: waits(before), after: waits(after) }
+    let is_member = |job: &&Compared| job.before.as_ref().or(job.after.as_ref()).is_some_and(&member);
+    let members: Vec<&Compared> = jobs.iter().filter(is_member).collect();
+    WaitsOfGroup {
+        group: name.to_owned(),
+        before: waits(members.iter().map(|job| job.before.as_ref())),
+        after: waits(members.iter().map(|job| job.after.as_ref())),
+    }
 }
 
-fn waits<'a>(lives: impl Iterator<Item = &'a Life>) -> Waits {
+fn waits<'a>(lives: impl Iterator<Item = Option<&'a Life>>) -> Waits {
     let mut found = Waits::default();
     let mut waits = Vec::new();
     for life in lives {
+        let Some(life) = life else {
+            found.refused += 1;
+            continue;
+        };
         found.jobs += 1;
         found.completed += u64::from(matches!(life.ended, Some((_, TaskStatus::Completed))));
         waits.extend(life.wait_ms());
@@ -66,8 +74,8 @@ fn waits<'a>(lives: impl Iterator<Item = &'a Life>) -> Waits {
 
 /// The jobs whose waits differ most, worst first.
 pub fn worst(jobs: &[Compared]) -> Vec<WaitOfJob> {
-    let mut shown: Vec<WaitOfJob> =
-        jobs.iter().map(both).filter(|job| job.before_ms != job.after_ms).collect();
+    let differs = |job: &WaitOfJob| (job.before_ms, job.refused_before) != (job.after_ms, job.refused_after);
+    let mut shown: Vec<WaitOfJob> = jobs.iter().map(both).filter(differs).collect();
     shown.sort_by_key(|job| {
         let ms =
             |wait: Option<u64>| wait.map_or(i64::MAX / 2, |ms| i64::try_from(ms).unwrap_or(i64::MAX / 2));
@@ -84,6 +92,8 @@ fn both(job: &Compared) -> WaitOfJob {
         job_id: job.job_id,
         before_ms: wait(&job.before),
         after_ms: wait(&job.after),
+        refused_before: job.before.is_none(),
+        refused_after: job.after.is_none(),
         worker_before: worker(&job.before),
         worker_after: worker(&job.after),
     }

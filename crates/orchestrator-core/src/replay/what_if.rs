@@ -2,8 +2,9 @@
 //!
 //! What came from outside (jobs, cancellations, readers, workers and their silences) comes again at
 //! the recorded times. What followed from placements is modelled: a run takes as long as that job's
-//! run took in the record, whichever worker it goes to now. Failures of runs are not repeated, and
-//! workers appear when they did, not when the other policy would have asked for them.
+//! run took in the record, whichever worker it goes to now, and longer than it was seen to where it
+//! was cut off. Failures of runs are not repeated, and workers appear when they did, not when the other
+//! policy would have asked for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +14,8 @@ use crate::event::{Event, RequestId, Run, RunKey};
 use crate::journal::{Entry, Input, Segment, Unreadable, entries};
 use crate::orchestrator::Orchestrator;
 use crate::policy::PolicyChange;
-use crate::replay::handle;
 use crate::replay::recorded::{Life, Lives, Service};
+use crate::replay::{Unfinished, handle};
 use crate::step::{Action, Step};
 use crate::time::Time;
 use crate::worker::Worker;
@@ -42,22 +43,31 @@ pub struct Compared {
     pub before: Option<Life>,
     /// What would have happened.
     pub after: Option<Life>,
+    /// Whether it had not ended when the record did, and stood there as it would have stood: what
+    /// follows the record tells on in both worlds.
+    pub goes_on: bool,
 }
 
+/// Inputs between two questions whether to go on.
+const INPUTS_AT_ONCE: usize = 256;
+
 /// Replays the segments after a snapshot as they were and once more with a change of policy.
-/// `restore` gives the brain of the snapshot, twice.
+/// `restore` gives the brain of the snapshot, twice. `go_on` is asked now and then.
 ///
 /// # Errors
-/// When an entry or the snapshot cannot be read.
+/// When an entry or the snapshot cannot be read, or `go_on` says no.
 pub fn what_if<'a>(
     restore: impl Fn() -> Result<Orchestrator, Unreadable>,
     segments: impl IntoIterator<Item = &'a Segment>,
     change: PolicyChange,
-) -> Result<WhatIf, Unreadable> {
+    go_on: impl Fn() -> bool,
+) -> Result<WhatIf, Unfinished> {
+    let ask = || if go_on() { Ok(()) } else { Err(Unfinished::Stopped) };
     let mut recorded = restore()?;
     let mut before = Lives::of(&recorded);
     let mut inputs = Vec::new();
     for segment in segments {
+        ask()?;
         for entry in entries(&segment.entries) {
             let entry = entry?;
             let known = known_job(&entry.input).is_none_or(|job_id| recorded.jobs.contains_key(&job_id));
@@ -68,18 +78,27 @@ pub fn what_if<'a>(
             }
         }
     }
-    let mut world = World::new(restore()?, &before.services);
+    before.close(recorded.seen);
+    let mut world = World::new(restore()?, &before);
     let from = inputs.first().map_or(world.brain.seen, |entry| entry.at);
     world.tell(Event::SetPolicy { request: RequestId(0), change }, from);
-    for entry in inputs {
+    for (taken, entry) in inputs.into_iter().enumerate() {
+        if taken.is_multiple_of(INPUTS_AT_ONCE) {
+            ask()?;
+        }
         world.take(entry);
     }
-    let (after, policy_failures) = world.finish();
+    world.advance(recorded.seen);
+    let alike = world.alike(&recorded);
+    let (after, policy_failures) = world.finish(&alike, ask)?;
     let ids: BTreeSet<JobId> = before.jobs.keys().chain(after.jobs.keys()).copied().collect();
     let compare = |job_id: JobId| Compared {
         job_id,
         before: before.jobs.get(&job_id).cloned(),
-        after: after.jobs.get(&job_id).cloned(),
+        // What the tail says of a job of which the record tells on is not so.
+        after: if alike.contains(&job_id) { before.jobs.get(&job_id) } else { after.jobs.get(&job_id) }
+            .cloned(),
+        goes_on: alike.contains(&job_id),
     };
     Ok(WhatIf { jobs: ids.into_iter().map(compare).collect(), policy_failures })
 }
@@ -104,7 +123,7 @@ enum Due {
 struct World<'a> {
     brain: Orchestrator,
     lives: Lives,
-    services: &'a BTreeMap<JobId, Service>,
+    record: &'a Lives,
     /// For jobs that never ran in the record.
     typical: Option<Service>,
     agenda: BTreeMap<(Time, u64), Due>,
@@ -115,7 +134,7 @@ struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    fn new(brain: Orchestrator, services: &'a BTreeMap<JobId, Service>) -> Self {
+    fn new(brain: Orchestrator, record: &'a Lives) -> Self {
         let mut going: BTreeMap<WorkerId, BTreeSet<(JobId, Attempt)>> = BTreeMap::new();
         for run in brain.jobs.values().filter_map(|job| job.run()) {
             going.entry(run.worker_id).or_default().insert((run.job_id, run.attempt));
@@ -124,8 +143,8 @@ impl<'a> World<'a> {
             lives: Lives::of(&brain),
             from_before: going.values().flatten().copied().collect(),
             brain,
-            services,
-            typical: typical(services),
+            record,
+            typical: record.typical(),
             agenda: BTreeMap::new(),
             sequence: 0,
             going,
@@ -224,13 +243,22 @@ impl<'a> World<'a> {
         let was_going =
             self.going.get_mut(&run.worker_id).is_some_and(|runs| runs.remove(&(run.job_id, run.attempt)));
         let Some(service) = self.service(run.job_id).filter(|_| was_going) else { return };
-        let mut end = service.end.clone();
+        let mut end = service.end;
         end.stop_reason = stop_reason.unwrap_or(end.stop_reason);
         self.tell(Event::StreamEnded { run, end }, at);
     }
 
-    fn service(&self, job_id: JobId) -> Option<&Service> {
-        self.services.get(&job_id).or(self.typical.as_ref())
+    fn service(&self, job_id: JobId) -> Option<Service> {
+        self.record.service(job_id, self.typical.as_ref())
+    }
+
+    /// The jobs that live on at the end of the record and stand in both worlds alike.
+    fn alike(&self, recorded: &Orchestrator) -> BTreeSet<JobId> {
+        let is_alike = |job_id: &&JobId| {
+            let life = self.lives.jobs.get(*job_id);
+            life.is_some_and(|life| life.ended.is_none()) && life == self.record.jobs.get(*job_id)
+        };
+        recorded.jobs.keys().filter(is_alike).copied().collect()
     }
 
     fn tell(&mut self, event: Event, at: Time) {
@@ -268,11 +296,17 @@ impl<'a> World<'a> {
         self.agenda.insert((at, self.sequence), due);
     }
 
-    /// Lets what is left end; the workers that live at the end of the record live on.
-    fn finish(mut self) -> (Lives, u64) {
+    /// Lets what is left end, but for the jobs of which the record tells on; the workers that live at
+    /// the end of the record live on.
+    fn finish(
+        mut self,
+        alike: &BTreeSet<JobId>,
+        ask: impl Fn() -> Result<(), Unfinished>,
+    ) -> Result<(Lives, u64), Unfinished> {
         let mut now = self.brain.seen;
         let until = now + TAIL_MS;
-        while !self.brain.jobs.is_empty() && now < until {
+        while self.brain.jobs.keys().any(|job_id| !alike.contains(job_id)) && now < until {
+            ask()?;
             for beat in self.signs_of_life() {
                 self.tell(beat, now);
             }
@@ -282,7 +316,7 @@ impl<'a> World<'a> {
         let standing = self.brain.policies();
         let failures =
             [&standing.live, &standing.demoted].iter().flat_map(|tally| tally.failures.values()).sum();
-        (self.lives, failures)
+        Ok((self.lives, failures))
     }
 }
 
@@ -297,11 +331,4 @@ const fn run_of(event: &Event) -> Option<&RunKey> {
         return Some(run);
     }
     None
-}
-
-/// The run whose length is the median.
-fn typical(services: &BTreeMap<JobId, Service>) -> Option<Service> {
-    let mut by_length: Vec<&Service> = services.values().collect();
-    by_length.sort_by_key(|service| service.prefill_ms + service.decode_ms);
-    by_length.get(by_length.len() / 2).map(|service| (*service).clone())
 }

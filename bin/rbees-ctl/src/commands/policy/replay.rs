@@ -66,8 +66,9 @@ fn show(printer: &Printer, report: &ReplayReport) {
 }
 
 fn what_if(printer: &Printer, found: &WhatIfReport) {
-    let mut table =
-        Table::new(["Jobs", "Number", "Completed", "Wait p50", "p90", "p99", "longest"].map(str::to_owned));
+    let mut table = Table::new(
+        ["Jobs", "Number", "Refused", "Completed", "Wait p50", "p90", "p99", "longest"].map(str::to_owned),
+    );
     for group in &found.groups {
         row(&mut table, &group.group, &group.before);
         row(&mut table, &format!("  under {}", found.policy), &group.after);
@@ -77,9 +78,22 @@ fn what_if(printer: &Printer, found: &WhatIfReport) {
         "{} jobs would have run on another worker; the policy failed {} times",
         found.moved, found.policy_failures
     ));
+    if found.left_out > 0 {
+        printer.note(format!("{} jobs without an end on record are left out", found.left_out));
+    }
+    printer.note("failures of runs are not repeated; workers come and go as they did");
     for job in found.jobs.iter().take(JOBS_LISTED) {
-        let wait = |ms: Option<u64>| ms.map_or("never handed out".to_owned(), |ms| format!("{ms} ms"));
-        printer.line(format!("{}: {} -> {}", job.job_id, wait(job.before_ms), wait(job.after_ms)));
+        let (before, after) =
+            (wait(job.before_ms, job.refused_before), wait(job.after_ms, job.refused_after));
+        printer.line(format!("{}: {before} -> {after}", job.job_id));
+    }
+}
+
+fn wait(ms: Option<u64>, is_refused: bool) -> String {
+    match ms {
+        Some(ms) => format!("{ms} ms"),
+        None if is_refused => "refused".to_owned(),
+        None => "never handed out".to_owned(),
     }
 }
 
@@ -88,6 +102,7 @@ fn row(table: &mut Table, name: &str, waits: &Waits) {
     table.row([
         name.to_owned(),
         waits.jobs.to_string(),
+        waits.refused.to_string(),
         waits.completed.to_string(),
         ms(waits.p50_ms),
         ms(waits.p90_ms),

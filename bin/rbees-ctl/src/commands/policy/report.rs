@@ -12,7 +12,8 @@ const SHORT_HASH: usize = 12;
 /// What a check found.
 pub fn checked(printer: &Printer, file: &Path, found: &PolicyCheck) {
     for error in &found.errors {
-        printer.line(format!("{}{}", file.display(), described(error)));
+        let place = place(error).map(|place| format!(":{place}")).unwrap_or_default();
+        printer.line(format!("{}{place}: {}", file.display(), described(error)));
     }
     for hook in found.hooks.iter().filter(|hook| hook.defined) {
         printer.line(format!("{} (asked {} times)", hook.hook, hook.asked));
@@ -27,15 +28,22 @@ pub fn checked(printer: &Printer, file: &Path, found: &PolicyCheck) {
     printer.line(format!("{}: {verdict}", file.display()));
 }
 
-/// `:3:7: limit of operations: more than …`
+/// `runtime in score: more than …`
 fn described(error: &PolicyError) -> String {
-    let place = match (error.line, error.column) {
-        (Some(line), Some(column)) => format!(":{line}:{column}"),
-        _ => String::new(),
-    };
     let hook = error.hook.as_ref().map(|hook| format!(" in {hook}")).unwrap_or_default();
     let limit = error.limit.as_ref().map(|limit| format!("limit of {limit}: ")).unwrap_or_default();
-    format!("{place}: {}{hook}: {limit}{}", error.kind, error.message)
+    format!("{}{hook}: {limit}{}", error.kind, error.message)
+}
+
+/// `3:7`, where it is known.
+fn place(error: &PolicyError) -> Option<String> {
+    error.line.zip(error.column).map(|(line, column)| format!("{line}:{column}"))
+}
+
+/// `last failure at 3:7: runtime in score: more than …`
+fn last_failure(error: &PolicyError) -> String {
+    let place = place(error).map(|place| format!(" at {place}")).unwrap_or_default();
+    format!("last failure{place}: {}", described(error))
 }
 
 /// The policies in force.
@@ -54,10 +62,11 @@ pub fn policies(printer: &Printer, report: &PolicyReport) {
     }
     printer.table(&table);
     if let Some(failure) = &report.last_failure {
-        printer.line(format!("last failure{}", described(failure)));
+        printer.line(last_failure(failure));
     }
     if let Some(demoted) = &report.demoted {
-        let failure = demoted.last_failure.as_ref().map(described).unwrap_or_default();
+        let failure = demoted.last_failure.as_ref();
+        let failure = failure.map(|failure| format!("; {}", last_failure(failure))).unwrap_or_default();
         printer.line(format!(
             "`{}` failed too often, so `{}` decides now{failure}",
             demoted.policy.name, report.live.name
@@ -88,7 +97,7 @@ pub fn shadow(printer: &Printer, report: &ShadowReport) {
         ));
     }
     if let Some(failure) = &report.last_failure {
-        printer.line(format!("last failure{}", described(failure)));
+        printer.line(last_failure(failure));
     }
     printer.line(compared(report));
 }
@@ -102,4 +111,24 @@ fn compared(shadow: &ShadowReport) -> String {
 
 fn total(counts: &BTreeMap<String, u64>) -> u64 {
     counts.values().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_last_failure_reads_as_a_sentence() {
+        let error = PolicyError {
+            hook: Some("score".to_owned()),
+            kind: "runtime".to_owned(),
+            limit: None,
+            message: "no such function".to_owned(),
+            line: Some(1),
+            column: Some(98),
+        };
+        assert_eq!(last_failure(&error), "last failure at 1:98: runtime in score: no such function");
+        let unplaced = PolicyError { line: None, column: None, ..error };
+        assert_eq!(last_failure(&unplaced), "last failure: runtime in score: no such function");
+    }
 }

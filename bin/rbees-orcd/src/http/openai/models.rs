@@ -3,9 +3,10 @@
 use api_types::ErrorCode;
 use api_types::model::ModelView;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde_json::{Value, json};
 
+use crate::http::path::Path;
 use crate::http::{ApiError, App};
 
 /// The models that can be served.

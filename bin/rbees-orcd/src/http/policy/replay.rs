@@ -1,19 +1,19 @@
 //! Recorded traffic, decided again: by the policies that were in force, and by another.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api_types::policy::PutPolicy;
 use api_types::replay::{ReplayReport, ReplayRequest, WhatIfReport};
-use api_types::{ErrorBody, ErrorCode, ErrorDetail, JobId};
+use api_types::{ErrorBody, ErrorCode, ErrorDetail};
 use axum::Json;
 use axum::extract::State;
 use orchestrator_core::journal::Unreadable;
 use orchestrator_core::policy::{PolicyChange, PolicyText};
-use orchestrator_core::replay::{Compared, Replayed, report, verify, what_if};
+use orchestrator_core::replay::{Chapters, Replayed, Unfinished, report, verify, what_if};
 use orchestrator_core::{Orchestrator, Time};
 use policy_script::Language;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
 use super::{blocking, compiled};
 use crate::http::body::Body;
@@ -39,12 +39,16 @@ pub async fn replay_policy(
     let since = Time(request.since_ms.map_or(0, |ms| now.0.saturating_sub(ms)));
     let chapters = app.history.chapters(since).await?;
     let Some(from) = chapters.first().map(|chapter| chapter.at) else { return Err(no_journal().into()) };
-    let mut replay = Replay { _turn: turn, live: Replayed::default(), other: other.map(Other::new) };
+    // Ends with the daemon, and with the client: who hangs up drops this.
+    let stop = app.closing.child_token();
+    let _hung_up = stop.clone().drop_guard();
+    let other = other.map(|text| Other { text, chapters: Chapters::default() });
+    let mut replay = Replay { _turn: turn, stop, live: Replayed::default(), other };
     for start in chapters {
         // One is in memory at a time.
         let Some(chapter) = app.history.chapter(start).await? else { continue };
         let replayed = blocking(move || replay.with(&chapter)).await?;
-        replay = replayed.map_err(unreadable)?;
+        replay = replayed.map_err(unfinished)?;
     }
     Ok(Json(replay.report(from, since)))
 }
@@ -53,6 +57,8 @@ pub async fn replay_policy(
 struct Replay {
     /// Held for as long as the work goes on, also when nobody waits for it any more.
     _turn: OwnedSemaphorePermit,
+    /// Set when nobody waits for it any more.
+    stop: CancellationToken,
     live: Replayed,
     other: Option<Other>,
 }
@@ -60,24 +66,24 @@ struct Replay {
 /// What another policy would have made of it so far.
 struct Other {
     text: PolicyText,
-    jobs: BTreeMap<JobId, Compared>,
-    policy_failures: u64,
+    chapters: Chapters,
 }
 
 impl Replay {
     /// Takes one more chapter: by the policies that were in force, up to the first difference, and by
     /// the other one.
-    fn with(mut self, chapter: &Chapter) -> Result<Self, Unreadable> {
+    fn with(mut self, chapter: &Chapter) -> Result<Self, Unfinished> {
         if self.live.is_identical() {
-            let found = verify(restore(chapter)?, &chapter.segments)?;
+            let wanted = chapter.segments.iter().take_while(|_| !self.stop.is_cancelled());
+            let found = verify(restore(chapter)?, wanted)?;
             self.live.inputs += found.inputs;
             self.live.placements += found.placements;
             self.live.differs_at = found.differs_at;
         }
         if let Some(other) = &mut self.other {
-            other.take(chapter)?;
+            other.take(chapter, &self.stop)?;
         }
-        Ok(self)
+        if self.stop.is_cancelled() { Err(Unfinished::Stopped) } else { Ok(self) }
     }
 
     fn report(self, from: Time, since: Time) -> ReplayReport {
@@ -93,29 +99,22 @@ impl Replay {
 }
 
 impl Other {
-    const fn new(text: PolicyText) -> Self {
-        Self { text, jobs: BTreeMap::new(), policy_failures: 0 }
-    }
-
-    /// A job that lived in two chapters counts where it began.
-    fn take(&mut self, chapter: &Chapter) -> Result<(), Unreadable> {
+    fn take(&mut self, chapter: &Chapter, stop: &CancellationToken) -> Result<(), Unfinished> {
         let change = PolicyChange::Live(self.text.clone());
-        let found = what_if(|| restore(chapter), &chapter.segments, change)?;
-        self.policy_failures += found.policy_failures;
-        for job in found.jobs {
-            self.jobs.entry(job.job_id).or_insert(job);
-        }
+        let go_on = || !stop.is_cancelled();
+        self.chapters.add(what_if(|| restore(chapter), &chapter.segments, change, go_on)?);
         Ok(())
     }
 
     fn report(self, since: Time) -> WhatIfReport {
-        let jobs: Vec<Compared> = self.jobs.into_values().filter(|job| counts(job, since)).collect();
+        let found = self.chapters.since(since);
         WhatIfReport {
             policy: self.text.name,
-            moved: report::moved(&jobs),
-            policy_failures: self.policy_failures,
-            groups: report::groups(&jobs),
-            jobs: report::worst(&jobs),
+            moved: report::moved(&found.jobs),
+            policy_failures: found.policy_failures,
+            left_out: found.left_out,
+            groups: report::groups(&found.jobs),
+            jobs: report::worst(&found.jobs),
         }
     }
 }
@@ -124,13 +123,6 @@ fn restore(chapter: &Chapter) -> Result<Orchestrator, Unreadable> {
     let mut brain = Orchestrator::restore(&chapter.snapshot)?;
     brain.use_scripts(Arc::new(Language::default()));
     Ok(brain)
-}
-
-/// Whether a job came in the time asked for and its record is whole: who still waited when the record
-/// ended has no wait to compare.
-fn counts(job: &Compared, since: Time) -> bool {
-    let came = job.before.as_ref().or(job.after.as_ref()).is_some_and(|life| life.submitted_at >= since);
-    came && job.before.as_ref().is_none_or(|life| life.ended.is_some() || life.dispatched_at.is_some())
 }
 
 fn busy() -> ApiError {
@@ -144,8 +136,42 @@ fn no_journal() -> ErrorDetail {
         .with_hint("submit a few jobs first")
 }
 
+fn unfinished(error: Unfinished) -> ApiError {
+    match error {
+        Unfinished::Unreadable(error) => unreadable(error),
+        Unfinished::Stopped => ApiError::new(ErrorCode::ShuttingDown, "the replay was stopped"),
+    }
+}
+
 fn unreadable(error: Unreadable) -> ApiError {
     ErrorDetail::new(ErrorCode::Internal, error.to_string())
         .with_hint("a journal of another version cannot be replayed; `since_ms` leaves older chapters out")
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use orchestrator_core::{Rows, Settings};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    fn replay(stop: &CancellationToken) -> Replay {
+        let turn = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("nobody else is there");
+        let other = Other { text: PolicyText::built_in(), chapters: Chapters::default() };
+        Replay { _turn: turn, stop: stop.clone(), live: Replayed::default(), other: Some(other) }
+    }
+
+    #[test]
+    fn a_replay_that_nobody_waits_for_ends() {
+        let (brain, _) = Orchestrator::recover(Settings::default(), Rows::default(), Time(1_000));
+        let snapshot = brain.snapshot().expect("written");
+        let chapter = Chapter { at: Time(1_000), snapshot, segments: Vec::new() };
+        let stop = CancellationToken::new();
+        let wanted = replay(&stop).with(&chapter).map(|replay| replay.live.is_identical());
+        assert_eq!(wanted, Ok(true));
+        stop.cancel();
+        let unwanted = replay(&stop).with(&chapter).map(|replay| replay.live.is_identical());
+        assert_eq!(unwanted, Err(Unfinished::Stopped));
+    }
 }

@@ -54,14 +54,17 @@ CREATE TABLE decisions (
 ) STRICT, WITHOUT ROWID;
 
 -- What the brain was told, in the order it was told: a snapshot (hash is NULL), then what followed
--- it, then the next snapshot. hash and placements stand for the decisions since the snapshot; of a
--- snapshot, placements is how many bytes of journal were written before it.
+-- it, then the next snapshot. hash and placements stand for the decisions since the snapshot; only a
+-- snapshot says how many bytes of journal were written before it.
 CREATE TABLE journal (
-    seq        INTEGER PRIMARY KEY,
-    at         INTEGER NOT NULL,
-    hash       INTEGER,
-    placements INTEGER NOT NULL,
-    body       BLOB NOT NULL
+    seq          INTEGER PRIMARY KEY,
+    at           INTEGER NOT NULL,
+    hash         INTEGER,
+    placements   INTEGER,
+    bytes_before INTEGER,
+    body         BLOB NOT NULL,
+    CHECK ((hash IS NULL) = (placements IS NULL)),
+    CHECK ((hash IS NULL) = (bytes_before IS NOT NULL))
 ) STRICT;
 CREATE INDEX journal_snapshots ON journal (seq) WHERE hash IS NULL;
 
