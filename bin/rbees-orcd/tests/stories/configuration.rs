@@ -187,3 +187,22 @@ fn how_often_the_journal_begins_anew_can_be_set() {
     let problems = bytes("journal_snapshot_bytes = 65535\n").expect_err("refused");
     assert!(problems[0].to_string().contains("from 65536"), "{problems:?}");
 }
+
+#[test]
+fn what_is_shown_reads_back_to_the_same() {
+    let text = "queue_capacity = -1\nutc_offset_minutes = -60\nallowed_hosts = [\"a\", \"b\"]\n\
+                home = 'C:\\bees \"here\"'\nspawn_on_demand = \"off\"\n[quotas.default]\nqueued = 7\n\
+                [quotas.tenants.\"night.shift\"]\nweight = 3\n[quotas.tenants.lab]\nqueued = -1\n";
+    let (_folder, written) = read(text);
+    assert_eq!(written.problems(), []);
+    let texts = |layers: &Layers| -> Vec<(String, String)> {
+        let keys = layers.all().map(|(key, set)| (key.name.to_owned(), set.text));
+        keys.chain(layers.tenant_quotas().map(|(name, set)| (name, set.text.clone()))).collect()
+    };
+    for origins in [false, true] {
+        let (_folder, again) = read(&written.shown(origins));
+        assert_eq!(again.problems(), [], "{}", written.shown(origins));
+        assert_eq!(texts(&again), texts(&written));
+    }
+    assert!(written.shown(true).contains("toml:1"), "{}", written.shown(true));
+}
