@@ -21,7 +21,7 @@ pub struct Args {
     /// Id of this worker [default: worker-BACKEND-12HEX, drawn].
     #[arg(long)]
     pub worker_id: Option<WorkerId>,
-    /// The model: path of a GGUF file, or fake:NAME?key=value&….
+    /// The model: path of a GGUF file or of a folder of safetensors, or fake:NAME?key=value&….
     #[arg(long)]
     pub model: Option<String>,
     /// The name requests use for the model [default: the file's name].
