@@ -6,6 +6,7 @@ pub mod dequantise;
 pub mod folder;
 pub mod plain;
 pub mod reader;
+pub mod reference;
 
 pub use folder::{Dtype, Options, write};
 pub use reader::{Gguf, Value};
