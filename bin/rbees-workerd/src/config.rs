@@ -149,7 +149,7 @@ impl Config {
     /// `INVALID_CONFIG` with the flag that is wrong.
     pub fn new(args: Args, env: EnvSecrets) -> Result<Self, ErrorDetail> {
         let model = args.model.ok_or_else(|| {
-            invalid("model", "--model is missing; give the path of a GGUF file, or fake:NAME")
+            invalid("model", "--model is missing; give the path of a GGUF file or of a folder of safetensors, or fake:NAME")
         })?;
         let fake = model.starts_with("fake:");
         let backend = args.backend.unwrap_or(if fake { Backend::Fake } else { Backend::Cpu });

@@ -3,12 +3,15 @@
 use anyhow::bail;
 use half::f16;
 
+/// From the bytes of one block to its weights.
+type Decode = fn(&[u8], &mut Vec<f32>);
+
 /// `elements` weights of the type with the number `kind` from the beginning of `bytes`.
 ///
 /// # Errors
 /// When the type is not known here.
 pub fn all(kind: u32, bytes: &[u8], elements: usize) -> anyhow::Result<Vec<f32>> {
-    let (block, block_bytes, decode): (usize, usize, fn(&[u8], &mut Vec<f32>)) = match kind {
+    let (block, block_bytes, decode): (usize, usize, Decode) = match kind {
         0 => (1, 4, |b, out| out.push(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
         1 => (1, 2, |b, out| out.push(half_at(b, 0))),
         2 => (32, 18, q4_0),

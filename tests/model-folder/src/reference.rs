@@ -132,7 +132,7 @@ impl<'a> Reference<'a> {
             self.normalise(&mut q.numbers, &self.weights(layer, "attn_q_norm")?);
             self.normalise(&mut k.numbers, &self.weights(layer, "attn_k_norm")?);
         }
-        let is_local = self.is_gemma && (layer + 1) % GLOBAL_EVERY != 0;
+        let is_local = self.is_gemma && !(layer + 1).is_multiple_of(GLOBAL_EVERY);
         let (base, window) = if is_local { (LOCAL_BASE, self.window) } else { (self.base, usize::MAX) };
         self.rotate(&mut q, base);
         self.rotate(&mut k, base);
