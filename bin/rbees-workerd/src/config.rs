@@ -215,7 +215,9 @@ fn name_of(model: &str) -> String {
     if let Some(fake) = model.strip_prefix("fake:") {
         return fake.split('?').next().unwrap_or_default().to_owned();
     }
-    Path::new(model).file_stem().map_or_else(|| model.to_owned(), |stem| stem.to_string_lossy().into_owned())
+    // A folder's name may have dots of its own, as in Qwen2.5-0.5B.
+    let name = Path::new(model).file_name().map_or_else(|| model.into(), |name| name.to_string_lossy());
+    name.strip_suffix(".gguf").unwrap_or(&name).to_owned()
 }
 
 fn url(flag: &'static str, url: Option<String>) -> Result<Option<String>, ErrorDetail> {
@@ -265,6 +267,8 @@ mod tests {
         assert!(fake.worker_id.as_str().starts_with("worker-fake-"));
         let file = config(&["--model", "models/tiny.gguf"], None).expect("good");
         assert_eq!((file.model_name.as_str(), file.load.backend), ("tiny", Backend::Cpu));
+        let folder = config(&["--model", "models/Qwen2.5-0.5B/"], None).expect("good");
+        assert_eq!(folder.model_name, "Qwen2.5-0.5B");
         let cards = ["--model", "tiny.gguf", "--backend", "cuda", "--gpu", "1,2"];
         assert_eq!(config(&cards, None).expect("good").load.gpus, [1, 2]);
     }
