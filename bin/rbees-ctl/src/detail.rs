@@ -21,6 +21,10 @@ pub fn config(message: impl Into<String>) -> ErrorDetail {
 
 /// A file that could not be read or written.
 pub fn file(doing: &str, path: &Path, error: &std::io::Error) -> ErrorDetail {
+    if matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::IsADirectory) {
+        let what = if path.is_dir() { "is a folder" } else { "is not UTF-8 text" };
+        return usage(format!("{} {what}", path.display()), "name a file of UTF-8 text");
+    }
     let code = match error.kind() {
         std::io::ErrorKind::StorageFull => ErrorCode::StorageFull,
         std::io::ErrorKind::NotFound => ErrorCode::NotFound,

@@ -26,7 +26,7 @@ pub struct Watched {
     pub job_id: JobId,
     /// Its figures; absent when the reader of standard output left early.
     pub end: Option<RunEnd>,
-    /// From the call of [`show`] to the first token.
+    /// From its submission to the first token; absent where somebody else handed it in.
     pub first_token: Option<Duration>,
     /// The whole text.
     pub text: String,
@@ -41,7 +41,7 @@ pub enum Telling {
     Nothing,
 }
 
-/// Shows a job to its end. `began` is when it was handed in.
+/// Shows a job to its end. `began` is when it was handed in, where the caller did that.
 ///
 /// # Errors
 /// When the job failed, the stream broke for good, or somebody pressed Ctrl-C.
@@ -49,7 +49,7 @@ pub async fn show(
     printer: &Printer,
     client: &Client,
     events: JobEvents,
-    began: Instant,
+    began: Option<Instant>,
     telling: Telling,
     on_interrupt: OnInterrupt,
 ) -> Result<Watched, ErrorDetail> {
@@ -81,14 +81,14 @@ fn interrupted(job_id: JobId, on_interrupt: OnInterrupt) -> ErrorDetail {
 struct Screen<'a> {
     printer: &'a Printer,
     telling: Telling,
-    began: Instant,
+    began: Option<Instant>,
     watched: Watched,
     /// Jobs before this one, as last told.
     position: Option<u64>,
 }
 
 impl<'a> Screen<'a> {
-    fn new(printer: &'a Printer, job_id: JobId, began: Instant, telling: Telling) -> Self {
+    fn new(printer: &'a Printer, job_id: JobId, began: Option<Instant>, telling: Telling) -> Self {
         let watched = Watched { job_id, end: None, first_token: None, text: String::new() };
         Self { printer, telling, began, watched, position: None }
     }
@@ -112,7 +112,9 @@ impl<'a> Screen<'a> {
                 self.queued(job_id, queue_position, eta_ms);
             }
             TaskEvent::Started { worker_id, model, attempt, .. } => {
-                self.tell(&format!("{} runs {model} on {worker_id}, attempt {attempt}", self.watched.job_id));
+                // It may have ended long ago.
+                let job_id = self.watched.job_id;
+                self.tell(&format!("{job_id} started {model} on {worker_id}, attempt {attempt}"));
             }
             TaskEvent::Token { t, .. } => self.token(&t),
             TaskEvent::Seam { from_worker, to_worker, .. } => {
@@ -149,7 +151,9 @@ impl<'a> Screen<'a> {
     }
 
     fn token(&mut self, text: &str) {
-        self.watched.first_token.get_or_insert_with(|| self.began.elapsed());
+        if let Some(began) = self.began {
+            self.watched.first_token.get_or_insert_with(|| began.elapsed());
+        }
         self.watched.text.push_str(text);
         if !self.printer.is_json() {
             self.printer.text(text);
@@ -206,5 +210,23 @@ pub fn status(watched: &Watched) -> ExitStatus {
         Some(StopReason::Eos | StopReason::Stop | StopReason::MaxTokens | StopReason::ToolCall) | None => {
             ExitStatus::Ok
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_to_the_first_token_is_told_only_by_who_handed_the_job_in() {
+        let printer = Printer::new(cli_kit::Format::Json);
+        let job_id = "job_01901234-5678-7abc-8def-0123456789ab".parse().expect("an id");
+        let first_token = |began| {
+            let mut screen = Screen::new(&printer, job_id, began, Telling::Nothing);
+            screen.token("");
+            screen.watched.first_token
+        };
+        assert_eq!(first_token(None), None);
+        assert!(first_token(Some(Instant::now())).is_some());
     }
 }

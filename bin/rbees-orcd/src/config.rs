@@ -4,6 +4,7 @@ mod check;
 mod keys;
 mod layers;
 mod quotas;
+mod show;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

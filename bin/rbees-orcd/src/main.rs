@@ -90,7 +90,7 @@ fn main() -> ExitCode {
             Ok(_) => say("the configuration is fine\n"),
             Err(problems) => refuse_config(&problems),
         },
-        Some(Command::Config(ConfigCommand::Show { origin })) => show_config(&layers, *origin),
+        Some(Command::Config(ConfigCommand::Show { origin })) => say(&layers.shown(*origin)),
         Some(Command::Db(DbCommand::Check)) => match Config::from_layers(&layers) {
             Ok(config) => check_database(&config),
             Err(problems) => refuse_config(&problems),
@@ -205,23 +205,6 @@ fn start_logging() -> std::io::Result<Option<Logs>> {
     let logs = Logs::start()?;
     builder.with_writer(logs.clone()).json().flatten_event(true).init();
     Ok(Some(logs))
-}
-
-fn show_config(layers: &Layers, origin: bool) -> ExitCode {
-    let mut text = String::new();
-    for (key, set) in layers.all() {
-        text += &format!("# {}\n{} = {:?}\n", key.help, key.name, set.text);
-        if origin {
-            text += &format!("#   from {}\n", set.origin);
-        }
-    }
-    for (name, set) in layers.tenant_quotas() {
-        text += &format!("{name} = {:?}\n", set.text);
-        if origin {
-            text += &format!("#   from {}\n", set.origin);
-        }
-    }
-    say(&text)
 }
 
 fn print_openapi() -> ExitCode {

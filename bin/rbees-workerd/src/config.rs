@@ -21,7 +21,7 @@ pub struct Args {
     /// Id of this worker [default: worker-BACKEND-12HEX, drawn].
     #[arg(long)]
     pub worker_id: Option<WorkerId>,
-    /// The model: path of a GGUF file, or fake:NAME?key=value&….
+    /// The model: path of a GGUF file or of a folder of safetensors, or fake:NAME?key=value&….
     #[arg(long)]
     pub model: Option<String>,
     /// The name requests use for the model [default: the file's name].
@@ -154,7 +154,7 @@ impl Config {
     /// `INVALID_CONFIG` with the flag that is wrong.
     pub fn new(args: Args, env: EnvSecrets) -> Result<Self, ErrorDetail> {
         let model = args.model.ok_or_else(|| {
-            invalid("model", "--model is missing; give the path of a GGUF file, or fake:NAME")
+            invalid("model", "--model is missing; give the path of a GGUF file or of a folder of safetensors, or fake:NAME")
         })?;
         let fake = model.starts_with("fake:");
         let backend = args.backend.unwrap_or(if fake { Backend::Fake } else { Backend::Cpu });
@@ -221,7 +221,9 @@ fn name_of(model: &str) -> String {
     if let Some(fake) = model.strip_prefix("fake:") {
         return fake.split('?').next().unwrap_or_default().to_owned();
     }
-    Path::new(model).file_stem().map_or_else(|| model.to_owned(), |stem| stem.to_string_lossy().into_owned())
+    // A folder's name may have dots of its own, as in Qwen2.5-0.5B.
+    let name = Path::new(model).file_name().map_or_else(|| model.into(), |name| name.to_string_lossy());
+    name.strip_suffix(".gguf").unwrap_or(&name).to_owned()
 }
 
 fn url(flag: &'static str, url: Option<String>) -> Result<Option<String>, ErrorDetail> {
@@ -271,6 +273,8 @@ mod tests {
         assert!(fake.worker_id.as_str().starts_with("worker-fake-"));
         let file = config(&["--model", "models/tiny.gguf"], None).expect("good");
         assert_eq!((file.model_name.as_str(), file.load.backend), ("tiny", Backend::Cpu));
+        let folder = config(&["--model", "models/Qwen2.5-0.5B/"], None).expect("good");
+        assert_eq!(folder.model_name, "Qwen2.5-0.5B");
         let cards = ["--model", "tiny.gguf", "--backend", "cuda", "--gpu", "1,2"];
         assert_eq!(config(&cards, None).expect("good").load.gpus, [1, 2]);
     }

@@ -55,7 +55,7 @@ request_with_sampling! {
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ChatMessage {
-    /// `system`, `user`, `assistant` or what else the model's template knows.
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
     /// The text of the turn.
     pub content: String,
@@ -111,7 +111,7 @@ pub enum Durability {
     Memory,
 }
 
-/// Where a job may run. Names that match nothing leave the job without a feasible worker.
+/// Where a job may run. A pool that nobody added is refused; for a worker that is not there the job waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -190,6 +190,9 @@ pub struct TaskAccepted {
     pub correlation_id: CorrelationId,
     /// What was promised about crashes.
     pub durability: Durability,
+    /// What may keep the job from ever running, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A job as `GET /v2/tasks/{id}` shows it.

@@ -33,6 +33,9 @@ pub enum EngineError {
     /// The file could not be opened or read.
     #[error("the model file cannot be read: {0}")]
     Unreadable(String),
+    /// The folder of safetensors cannot be turned into a file that runs.
+    #[error("the model folder cannot be converted: {0}")]
+    Conversion(convert::ConvertError),
     /// The options contradict each other or the model.
     #[error("{field}: {message}")]
     InvalidOption {
@@ -69,6 +72,14 @@ impl EngineError {
             Self::CorruptModel(_) => ErrorCode::CorruptModel,
             Self::UnsupportedModel(_) => ErrorCode::UnsupportedModel,
             Self::Unreadable(_) | Self::LoadFailed(_) => ErrorCode::ModelLoadFailed,
+            Self::Conversion(error) => match error {
+                convert::ConvertError::Malformed { .. } => ErrorCode::CorruptModel,
+                convert::ConvertError::Unsupported { .. } => ErrorCode::UnsupportedModel,
+                convert::ConvertError::Io { .. } | convert::ConvertError::DiskFull { .. } => {
+                    ErrorCode::ModelLoadFailed
+                }
+                convert::ConvertError::Abandoned => ErrorCode::ShuttingDown,
+            },
             Self::LoadAbandoned => ErrorCode::ShuttingDown,
             Self::InvalidOption { .. } => ErrorCode::InvalidConfig,
             Self::StepFailed(_) | Self::Unsupported(_) => ErrorCode::EngineFailed,
@@ -94,6 +105,18 @@ impl EngineError {
             Self::UnsupportedCpu(_) => {
                 detail.with_hint("build rbees-workerd on this machine with RUSTFLAGS=-Ctarget-cpu=native")
             }
+            Self::Conversion(error) => match error {
+                convert::ConvertError::Malformed { .. } => {
+                    detail.with_hint("fetch the folder again, or compare it with where it came from")
+                }
+                convert::ConvertError::DiskFull { .. } => {
+                    detail.with_hint("make room, or set RBEES_CONVERTED to a folder on another disk")
+                }
+                convert::ConvertError::Unsupported { .. } => {
+                    detail.with_hint("take a GGUF file of this model instead")
+                }
+                convert::ConvertError::Io { .. } | convert::ConvertError::Abandoned => detail,
+            },
             Self::InvalidOption { field, .. } => detail.with_field(*field),
             _ => detail,
         }

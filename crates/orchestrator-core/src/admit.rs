@@ -1,7 +1,7 @@
 //! Accept a task or refuse it with the reason.
 
-use api_types::task::TaskStatus;
-use api_types::{ErrorCode, ErrorDetail, JobId, TaskEvent, TenantId, WorkerId};
+use api_types::task::{Placement, TaskStatus};
+use api_types::{ErrorCode, ErrorDetail, JobId, PoolId, TaskEvent, TenantId, WorkerId};
 use serde_json::json;
 
 use crate::context::at_least;
@@ -13,6 +13,9 @@ use crate::settings::FullPolicy;
 use crate::step::{Action, Answer, Write};
 use crate::time::Time;
 use crate::turn::{Submitted, Turn};
+
+/// Names of pools that a refusal lists.
+const LISTED_POOLS: usize = 20;
 
 impl Orchestrator {
     /// Takes a task in, answers with the first job of its idempotency key, or refuses it.
@@ -69,6 +72,7 @@ impl Orchestrator {
             return Err(no_time());
         }
         let model = self.resolve_model(submission.model.as_deref())?;
+        self.check_pool(&submission.placement)?;
         if submission.chat {
             self.check_chat(&model)?;
         }
@@ -99,6 +103,24 @@ impl Orchestrator {
         )
         .with_field("messages")
         .with_hint("Send the text as `prompt`, or use a model with a chat template."))
+    }
+
+    /// A pool comes only by an operator's hand, so what names none would wait for ever. A worker may
+    /// come by itself at any time.
+    fn check_pool(&self, placement: &Placement) -> Result<(), ErrorDetail> {
+        let Some(pool) = &placement.pool else { return Ok(()) };
+        if self.pools.contains_key(pool) || self.registry.openings().has_pool(pool) {
+            return Ok(());
+        }
+        let known: Vec<&str> = self.pools.keys().take(LISTED_POOLS).map(PoolId::as_str).collect();
+        let known_text = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Err(ErrorDetail::new(
+            ErrorCode::InvalidField,
+            format!("No pool has the name `{pool}`, and no worker belongs to one of that name. Known are: {known_text}."),
+        )
+        .with_field("placement.pool")
+        .with_details(json!({ "reason": "unknown_pool", "known": known }))
+        .with_hint("`rbees pool list` shows the pools; `rbees pool add NAME` adds one."))
     }
 
     /// Refuses when the queue is full, or makes room, as configured. A job that can start at once

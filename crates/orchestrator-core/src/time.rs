@@ -27,6 +27,17 @@ impl Time {
     }
 }
 
+/// A span of milliseconds for people: `340 ms`, `2.1 s`, `3 min 05 s`, `2 h 07 min`.
+pub(crate) fn in_words(ms: u64) -> String {
+    let seconds = ms / 1_000;
+    match seconds {
+        0 => format!("{ms} ms"),
+        1..60 => format!("{seconds}.{} s", ms % 1_000 / 100),
+        60..3_600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3_600, seconds / 60 % 60),
+    }
+}
+
 /// Year, month and day of a count of days since 1970-01-01, in the Gregorian calendar.
 ///
 /// Counts from 0000-03-01, so that the leap day is the last of its year and every month's start
@@ -57,6 +68,14 @@ impl Add<u64> for Time {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_read_well_at_every_length() {
+        let shown = [0, 999, 1_000, 59_999, 60_000, 185_000, 3_600_000, 28_800_000].map(in_words);
+        let words =
+            ["0 ms", "999 ms", "1.0 s", "59.9 s", "1 min 00 s", "3 min 05 s", "1 h 00 min", "8 h 00 min"];
+        assert_eq!(shown, words);
+    }
 
     #[test]
     fn instants_print_as_the_calendar_has_them() {

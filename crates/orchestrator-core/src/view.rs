@@ -12,7 +12,7 @@ use crate::feasible::fits;
 use crate::job::Job;
 use crate::orchestrator::Orchestrator;
 use crate::row::{JobRow, PoolRow, WorkerRow};
-use crate::time::Time;
+use crate::time::{Time, in_words};
 use crate::worker::Worker;
 
 /// A job as the brain holds it.
@@ -142,12 +142,13 @@ impl Orchestrator {
         if let Some(at) = row.not_before.filter(|at| *at > now) {
             return match row.tries_failed {
                 0 => format!(
-                    "The policy that let it in holds it for another {} ms, until {}.",
-                    at.since(now),
+                    "The policy that let it in holds it for another {}, until {}.",
+                    in_words(at.since(now)),
                     at.rfc3339()
                 ),
                 tries => {
-                    format!("It waits {} ms before its next attempt, because {tries} failed.", at.since(now))
+                    let left = in_words(at.since(now));
+                    format!("It waits {left} before its next attempt, because {tries} failed.")
                 }
             };
         }

@@ -128,7 +128,7 @@ fn a_hold_is_part_of_the_estimate_and_of_what_a_deadline_is_judged_by() {
     let eta = told(&world.event(Event::Submit(held(1)))).expect("known");
     assert!(eta.p50 >= EIGHT_HOURS && eta.p90 <= EIGHT_HOURS + 10_000, "{eta:?}");
     let why = world.brain.why(job(1), world.now).expect("it waits").summary;
-    assert!(why.contains("holds it for another 28800000 ms, until 1970-01-01T08:"), "{why}");
+    assert!(why.contains("holds it for another 8 h 00 min, until 1970-01-01T08:"), "{why}");
     let with = |n, ms| Event::Submit(Submission { deadline_ms: Some(ms), ..held(n) });
     let error = refused(&world.event(with(2, EIGHT_HOURS)));
     assert_eq!((error.code, error.retriable), (ErrorCode::DeadlineUnmet, false));
@@ -590,7 +590,7 @@ fn who_may_not_run_everywhere_is_told_by_the_workers_that_may_take_it() {
     let placed = |placement: &Placement, n| Submission { placement: placement.clone(), ..sized(n) };
     let in_form = Placement { require: vec![JSON_SCHEMA.to_owned()], ..Placement::default() };
     let on_first = Placement { worker: Some(world::worker("w1")), ..Placement::default() };
-    let nowhere = Placement { pool: Some("mars".parse().expect("an id")), ..Placement::default() };
+    let nowhere = Placement { worker: Some(world::worker("nobody")), ..Placement::default() };
     let mut submit = |submission| told(&world.event(Event::Submit(submission)));
     about(submit(placed(&in_form, 1)), 1_000);
     about(submit(placed(&in_form, 2)), 2_000);

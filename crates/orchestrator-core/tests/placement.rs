@@ -141,7 +141,7 @@ fn names_that_mean_nothing_known_are_said_to() {
     let mut world = World::new();
     world.ready("w1", 1);
     let placement = Placement {
-        pool: Some("attic".parse().expect("an id")),
+        worker: Some(worker("attic")),
         avoid: vec!["w1".to_owned(), "cellar".to_owned()],
         ..Placement::default()
     };

@@ -21,7 +21,7 @@ struct Never {
 const NOBODYS: &str = "nothing uses a binary, a test, a bench or the task runner: \
     programs meet over HTTP or SSH, and what ships does not lean on what tests it";
 
-const USES: [Uses; 19] = [
+const USES: [Uses; 21] = [
     Uses {
         package: "api-types",
         may: &[],
@@ -43,13 +43,18 @@ const USES: [Uses; 19] = [
         because: "reading a model file needs no program of ours, so that engine and pool can share it",
     },
     Uses {
+        package: "convert",
+        may: &["gguf"],
+        because: "turning a folder into a model file needs neither an engine nor a program of ours",
+    },
+    Uses {
         package: "pool-core",
         may: &["api-types", "gguf"],
         because: "the pool's decisions are a value; they meet the brain only in api-types",
     },
     Uses {
         package: "engine",
-        may: &["api-types", "gguf"],
+        may: &["api-types", "convert", "gguf"],
         because: "an engine is a trait that a C library can satisfy",
     },
     Uses {
@@ -75,7 +80,7 @@ const USES: [Uses; 19] = [
     },
     Uses {
         package: "rbees-workerd",
-        may: &["api-types", "clients", "engine", "gguf"],
+        may: &["api-types", "clients", "convert", "engine", "gguf"],
         because: "the worker decides nothing",
     },
     Uses {
@@ -92,6 +97,11 @@ const USES: [Uses; 19] = [
         package: "campaign",
         may: &[],
         because: "what is kept of campaigns is the same whatever they drive",
+    },
+    Uses {
+        package: "model-folder",
+        may: &["api-types", "convert", "engine", "gguf"],
+        because: "the two ways into the engine are compared below HTTP",
     },
     Uses {
         package: "sim",
@@ -175,7 +185,7 @@ const NEVER: [Never; 5] = [
         because: "the wire builds for a browser, and ids are drawn by shells only",
     },
     Never {
-        packages: &["engine", "gguf"],
+        packages: &["engine", "gguf", "convert"],
         banned: ASYNC_AND_HTTP,
         because: "an engine and the reader of its files are synchronous and know no network",
     },

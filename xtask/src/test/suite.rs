@@ -133,7 +133,8 @@ impl Inputs {
 fn release_tests(workspace: &Workspace, suite: Suite, env: &BuildEnv, inputs: &Inputs) -> anyhow::Result<()> {
     let mut nextest = nextest::command(workspace)?;
     let profile = if suite == Suite::Long { "long" } else { "release" };
-    nextest.args(["run", "--profile", profile, "--no-fail-fast", "--package", "e2e", "--package", "engine"]);
+    nextest.args(["run", "--profile", profile, "--no-fail-fast"]);
+    nextest.args(["--package", "e2e", "--package", "engine", "--package", "model-folder"]);
     env.apply(&mut nextest);
     inputs.apply(&mut nextest, &workspace.release_folder());
     if suite == Suite::Long {

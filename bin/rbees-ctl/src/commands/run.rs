@@ -46,7 +46,8 @@ pub async fn run(context: &Context, args: RunArgs) -> Outcome {
     let began = Instant::now();
     let events = client.submit(args.sampling.fill(request)).await.map_err(Error::into_detail)?;
     let watched =
-        watch::show(&context.printer, &client, events, began, Telling::All, OnInterrupt::Cancel).await?;
+        watch::show(&context.printer, &client, events, Some(began), Telling::All, OnInterrupt::Cancel)
+            .await?;
     Ok(watch::status(&watched))
 }
 

@@ -144,3 +144,24 @@ fn data_that_cannot_be_written_is_a_failure() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("standard output could not be written"), "{told}");
 }
+
+#[test]
+fn a_file_that_is_no_text_is_a_wrong_command_line_and_no_broken_disk() {
+    let program = Program::install();
+    let bytes = program.dir().join("bytes.rhai");
+    std::fs::write(&bytes, b"fn score() { \xff }").expect("written");
+    let folder = program.dir().to_string_lossy().into_owned();
+    let bytes = bytes.to_string_lossy().into_owned();
+    for (file, words) in [(&folder, "is a folder"), (&bytes, "is not UTF-8 text")] {
+        for args in [
+            ["policy", "check", file.as_str()].as_slice(),
+            &["policy", "set", file],
+            &["jobs", "submit", "--prompt-file", file],
+        ] {
+            let output = program.command(args).output().expect("it runs");
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{args:?}: {told}");
+            assert!(told.contains(words) && told.contains("INVALID_FIELD"), "{args:?}: {told}");
+        }
+    }
+}

@@ -74,9 +74,12 @@ impl Layers {
         }
     }
 
-    /// What is set for single tenants, under its full name.
+    /// What is set for single tenants, under its full name as a file has it.
     pub fn tenant_quotas(&self) -> impl Iterator<Item = (String, &Set)> {
-        let name = |tenant: &str, field: &str| format!("{TABLE}.tenants.{tenant}.{field}");
+        let name = |tenant: &str, field: &str| {
+            let tenant = if tenant.contains('.') { format!("\"{tenant}\"") } else { tenant.to_owned() };
+            format!("{TABLE}.tenants.{tenant}.{field}")
+        };
         self.tenant_quotas.iter().map(move |((tenant, field), set)| (name(tenant, field), set))
     }
 

@@ -146,8 +146,10 @@ fn refused(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) 
     let text = without_position(&cause.to_string());
     let path = dotted(error.path());
     let unknown = text.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    let duplicate = text.strip_prefix("duplicate field `").and_then(|rest| rest.split('`').next());
     let (reason, field) = match unknown {
         Some((name, _)) => ("unknown_field", join(&path, name)),
+        None if duplicate.is_some() => ("duplicate", join(&path, duplicate.unwrap_or_default())),
         None if text.starts_with("missing field") => ("missing", path),
         None => ("wrong_type", path),
     };
@@ -163,6 +165,7 @@ fn refused(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) 
 fn message(reason: &str, field: &str, text: &str) -> String {
     match reason {
         "unknown_field" => format!("{field} is not a field of this request; {}", after_comma(text)),
+        "duplicate" => format!("{field} is given twice; give it once"),
         "missing" => text.to_owned(),
         _ => format!("{field}: {text}"),
     }
@@ -179,7 +182,7 @@ fn hint(unknown: Option<(&str, &str)>) -> String {
         known
             .map(|known| (crate::config::distance(known, name), known))
             .min()
-            .filter(|(distance, _)| *distance <= 3)
+            .filter(|(distance, _)| *distance <= name.chars().count().div_ceil(4).min(3))
     });
     match nearest {
         Some((_, known)) => format!("did you mean `{known}`?"),
@@ -215,9 +218,18 @@ fn not_json(bytes: &[u8], error: &serde_json::Error) -> ApiError {
     let message = if bytes.is_empty() {
         "the body is empty; a JSON object is needed".to_owned()
     } else {
-        format!("the body is not JSON: line {}, column {}", error.line(), error.column())
+        let reason = not_json_because(bytes, error);
+        format!("the body is not JSON: {reason} (line {}, column {})", error.line(), error.column())
     };
     invalid_json(message)
+}
+
+/// Serde's words for what is wrong with the syntax; they hold nothing of the text.
+fn not_json_because(bytes: &[u8], error: &serde_json::Error) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(_) => without_position(&error.to_string()),
+        Err(error) => format!("it is not UTF-8 at byte {}", error.valid_up_to()),
+    }
 }
 
 fn no_object() -> ApiError {

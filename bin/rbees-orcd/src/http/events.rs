@@ -26,7 +26,7 @@ const GATHERED: Duration = Duration::from_millis(50);
 
 /// News of jobs, workers, the queue and pools as they happen. Not kept: who comes late asks the lists.
 #[utoipa::path(get, path = "/v2/events", tag = "operator",
-    responses((status = 200, description = "Server-sent events `job`, `worker`, `queue`, `pool`, `spawn`, `unload`, `stale_dropped`, `lagged`",
+    responses((status = 200, description = "Server-sent events `job`, `worker`, `queue`, `pool`, `spawn`, `unload`, `stale_dropped`, `protocol_broken`, `policy_failed`, `policy_demoted`, `lagged`",
         content_type = "text/event-stream", body = String)))]
 pub async fn operator_events(State(app): State<App>) -> Response {
     let watch = Watch {

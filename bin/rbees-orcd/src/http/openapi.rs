@@ -1,10 +1,15 @@
 //! The description of this API, made from the handlers themselves.
 
 use axum::Json;
+use axum::response::{Html, IntoResponse, Response};
+use http::{HeaderValue, header};
 use utoipa::OpenApi;
 
 use super::openai::{chat, completions, models as openai_models};
 use super::{events, health, models, policy, pool_models, pools, sessions, tasks, workers};
+
+/// The page of [`docs`], without the document.
+const PAGE: &str = include_str!("docs.html");
 
 /// Collects the routes; see [`document`].
 #[derive(OpenApi)]
@@ -20,6 +25,7 @@ use super::{events, health, models, policy, pool_models, pools, sessions, tasks,
         tasks::get_task,
         tasks::task_events,
         tasks::cancel_task,
+        tasks::delete_task,
         tasks::erase_task,
         tasks::erase_ended_tasks,
         tasks::why_task,
@@ -51,6 +57,7 @@ use super::{events, health, models, policy, pool_models, pools, sessions, tasks,
         pool_models::register_model,
         pool_models::delete_model,
         pools::spawn_worker,
+        pools::spawn_worker_unversioned,
         events::operator_events,
         chat::create_chat_completion,
         completions::create_completion,
@@ -60,6 +67,8 @@ use super::{events, health, models, policy, pool_models, pools, sessions, tasks,
         health::healthz,
         health::readyz,
         health::metrics,
+        openapi_json,
+        docs,
     ),
     components(schemas(api_types::TaskEvent))
 )]
@@ -81,6 +90,20 @@ pub fn text() -> Result<String, serde_json::Error> {
 }
 
 /// The description of this API.
+#[utoipa::path(get, path = "/openapi.json", tag = "operator",
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)))]
 pub(super) async fn openapi_json() -> Json<utoipa::openapi::OpenApi> {
     Json(document())
+}
+
+/// A page for people that shows the description of this API. It asks nobody for anything.
+#[utoipa::path(get, path = "/docs", tag = "operator",
+    responses((status = 200, content_type = "text/html", body = String)))]
+pub(super) async fn docs() -> Response {
+    // Nothing in the document may end the element that it stands in.
+    let document = serde_json::to_string(&document()).unwrap_or_default().replace('<', "\\u003c");
+    let mut page = Html(PAGE.replace("@OPENAPI@", &document)).into_response();
+    let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'";
+    page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    page
 }

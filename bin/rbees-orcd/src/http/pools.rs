@@ -115,6 +115,19 @@ pub async fn spawn_worker(
     }
 }
 
+/// The same as `POST /v2/pools/{id}/workers/spawn`.
+#[utoipa::path(post, path = "/pools/{id}/workers/spawn", tag = "pools", request_body = SpawnRequest,
+    params(("id" = String, Path, description = "The pool's name")),
+    responses((status = 202, body = SpawnAccepted), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody),
+        (status = 502, body = ErrorBody)))]
+pub async fn spawn_worker_unversioned(
+    state: State<App>,
+    path: Path<String>,
+    body: Body<SpawnRequest>,
+) -> Result<(StatusCode, Json<SpawnAccepted>), ApiError> {
+    spawn_worker(state, path, body).await
+}
+
 pub(super) async fn find(app: &App, id: &str) -> Result<PoolRow, ApiError> {
     let name = id.to_owned();
     let row = app

@@ -9,7 +9,7 @@ use api_types::event::Eta;
 use api_types::task::{
     CancelAccepted, Erased, TaskAccepted, TaskList, TaskRequest, TaskStatus, TaskView, WhyView,
 };
-use api_types::{CorrelationId, ErrorBody, ErrorCode, ErrorDetail, JobId};
+use api_types::{CorrelationId, ErrorBody, ErrorCode, ErrorDetail, JobId, WorkerId};
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -84,7 +84,12 @@ pub async fn submit_task(
         let (accepted, reader) = submit_and_read(&app, task, &correlation_id).await?;
         return Ok(with_job(sse::answer(reader.into_stream()), accepted.job_id));
     }
+    let named = task.placement.worker.clone();
     let (accepted, _) = hand_in(&app, task, false).await?;
+    let warnings = match named {
+        Some(worker) => Box::pin(warn_of_absence(&app, worker)).await?,
+        None => Vec::new(),
+    };
     let body = TaskAccepted {
         job_id: accepted.job_id,
         status: accepted.status,
@@ -93,6 +98,7 @@ pub async fn submit_task(
         events_url: events_url(accepted.job_id),
         correlation_id,
         durability,
+        warnings,
     };
     Ok(with_job((StatusCode::ACCEPTED, Json(body)).into_response(), accepted.job_id))
 }
@@ -186,13 +192,29 @@ pub async fn task_events(
         (status = 404, body = ErrorBody),
     ))]
 pub async fn cancel_task(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
-    let job_id = job_id(&id)?;
+    cancel(&app, &id).await
+}
+
+/// The same as `POST /v2/tasks/{id}/cancel`: asks for a job's end. Its record stays.
+#[utoipa::path(delete, path = "/v2/tasks/{id}", tag = "tasks",
+    params(("id" = String, Path, description = "The job's id")),
+    responses(
+        (status = 202, description = "It will end", body = CancelAccepted),
+        (status = 200, description = "It had ended", body = CancelAccepted),
+        (status = 404, body = ErrorBody),
+    ))]
+pub async fn delete_task(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
+    cancel(&app, &id).await
+}
+
+async fn cancel(app: &App, id: &str) -> Result<Response, ApiError> {
+    let job_id = job_id(id)?;
     let (status, already_ended) = match app.driver.cancel(job_id).await {
         Ok(answer) => answer,
         // The brain forgets jobs that ended long ago; the database does not.
         Err(error) if error.code == ErrorCode::JobNotFound => match app.history.job(job_id).await? {
             Some(row) => (row.status, true),
-            None => return Err(job_not_found(&id)),
+            None => return Err(job_not_found(id)),
         },
         Err(error) => return Err(error.into()),
     };
@@ -242,6 +264,14 @@ pub async fn why_task(State(app): State<App>, Path(id): Path<String>) -> Result<
 }
 
 /// Counts what became of a submission.
+/// A job that names a worker waits until it comes; a slip of the hand never does.
+async fn warn_of_absence(app: &App, worker: WorkerId) -> Result<Vec<String>, ErrorDetail> {
+    let id = worker.clone();
+    let is_here = app.driver.read(move |brain, _| brain.worker_row(&id).is_some()).await?;
+    let warning = || format!("no worker has the id {worker} now; the job waits until one registers under it");
+    Ok(if is_here { Vec::new() } else { vec![warning()] })
+}
+
 /// Hands in a checked task. Before a model is said not to be there the pools are asked again: it may
 /// have come since they were last heard of.
 async fn hand_in(

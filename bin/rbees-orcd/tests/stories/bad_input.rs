@@ -95,6 +95,11 @@ fn rows() -> Vec<Row> {
             "messages.0.content",
         ),
         invalid("empty role", json!({ "messages": [{ "role": "", "content": "x" }] }), "messages.0.role"),
+        invalid(
+            "a role that nobody has",
+            json!({ "messages": [{ "role": "user", "content": "x" }, { "role": "bee", "content": "x" }] }),
+            "messages.1.role",
+        ),
         invalid("empty stop string", json!({ "prompt": "x", "stop": [""] }), "stop.0"),
         invalid(
             "unknown form",
@@ -162,6 +167,58 @@ async fn bad_tasks_are_refused_in_their_own_words() {
         assert!(error["correlation_id"].is_string(), "{}: {body}", row.what);
     }
     assert!(worker.executed().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_not_json_is_refused_with_the_reason() {
+    let daemon = Daemon::start().await;
+    let deep = format!(r#"{{"prompt":"x","stop":{}"#, "[".repeat(1_000));
+    for (body, words) in [
+        (b"{\"prompt\":\"a\xffb\"}".to_vec(), "not UTF-8 at byte 12"),
+        (br#"{"prompt":"\ud800 "}"#.to_vec(), "hex escape"),
+        (br#"{"prompt":"x","temperature":1e400}"#.to_vec(), "number out of range"),
+        (br#"{"prompt":"x",}"#.to_vec(), "trailing comma"),
+        (br#"{"prompt":"x" "#.to_vec(), "EOF"),
+        (deep.into_bytes(), "recursion limit"),
+    ] {
+        let text = String::from_utf8_lossy(&body).into_owned();
+        let (status, answer) = daemon.post("/v2/tasks", body).await;
+        let message = answer["error"]["message"].as_str().unwrap_or_default();
+        assert!(status == 400 && message.contains(words) && message.contains("line 1"), "{text}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_field_given_twice_is_named_and_far_names_are_not_suggested() {
+    let daemon = Daemon::start().await;
+    let twice = r#"{"prompt":"x","prompt":"y"}"#;
+    let (status, answer) = daemon.post("/v2/tasks", twice).await;
+    let error = &answer["error"];
+    assert_eq!((status, error["field"].as_str()), (422, Some("prompt")), "{answer}");
+    assert_eq!(error["message"], "prompt is given twice; give it once");
+    for name in ["kind", "tools", "user"] {
+        let (_, answer) = daemon.post("/v2/tasks", json!({ "prompt": "x", name: 1 }).to_string()).await;
+        let hint = answer["error"]["hint"].as_str().unwrap_or_default();
+        assert!(!hint.is_empty() && !hint.contains("did you mean"), "{name}: {hint}");
+    }
+}
+
+#[tokio::test]
+async fn a_placement_that_names_nothing_is_refused_for_a_pool_and_warned_of_for_a_worker() {
+    let daemon = Daemon::start().await;
+    let _worker = Worker::start(&daemon.url(""), &["a"]).await;
+    let nowhere = json!({ "prompt": "x", "placement": { "pool": "mars" } }).to_string();
+    let (status, body) = daemon.post("/v2/tasks", nowhere).await;
+    assert_eq!((status, body["error"]["field"].as_str()), (422, Some("placement.pool")), "{body}");
+    assert!(body["error"]["hint"].as_str().is_some_and(|hint| hint.contains("rbees pool list")), "{body}");
+    let warned = async |worker: &str| {
+        let body = json!({ "prompt": "x", "placement": { "worker": worker } }).to_string();
+        let (status, body) = daemon.post("/v2/tasks", body).await;
+        assert_eq!(status, 202, "a worker may still come: {body}");
+        body["warnings"].to_string()
+    };
+    assert!(warned("worker-nobody").await.contains("worker-nobody"));
+    assert_eq!(warned("worker-fake-0123456789ab").await, "null");
 }
 
 #[tokio::test]

@@ -196,3 +196,22 @@ fn prompts_of_ended_jobs_are_kept_only_when_that_is_said() {
     let problems = keeps("keep_prompts = \"seven days\"\n").expect_err("refused");
     assert!(problems.iter().any(|problem| problem.to_string().contains("on, off")), "{problems:?}");
 }
+
+#[test]
+fn what_is_shown_reads_back_to_the_same() {
+    let text = "queue_capacity = -1\nutc_offset_minutes = -60\nallowed_hosts = [\"a\", \"b\"]\n\
+                home = 'C:\\bees \"here\"'\nspawn_on_demand = \"off\"\n[quotas.default]\nqueued = 7\n\
+                [quotas.tenants.\"night.shift\"]\nweight = 3\n[quotas.tenants.lab]\nqueued = -1\n";
+    let (_folder, written) = read(text);
+    assert_eq!(written.problems(), []);
+    let texts = |layers: &Layers| -> Vec<(String, String)> {
+        let keys = layers.all().map(|(key, set)| (key.name.to_owned(), set.text));
+        keys.chain(layers.tenant_quotas().map(|(name, set)| (name, set.text.clone()))).collect()
+    };
+    for origins in [false, true] {
+        let (_folder, again) = read(&written.shown(origins));
+        assert_eq!(again.problems(), [], "{}", written.shown(origins));
+        assert_eq!(texts(&again), texts(&written));
+    }
+    assert!(written.shown(true).contains("toml:1"), "{}", written.shown(true));
+}

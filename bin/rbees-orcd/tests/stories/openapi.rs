@@ -11,18 +11,63 @@ fn the_committed_document_is_current() {
     );
 }
 
+fn document() -> serde_json::Value {
+    serde_json::from_str(&rbees_orcd::http::openapi::text().expect("JSON")).expect("JSON")
+}
+
+/// Every route with its methods, as the router's page of contents has them.
+fn routed() -> Vec<(&'static str, &'static str)> {
+    let page = include_str!("../../src/http.rs");
+    let lines = page.lines().filter_map(|line| line.trim().strip_prefix(".route(\""));
+    lines
+        .flat_map(|line| {
+            let (path, handlers) = line.split_once('"').expect("a closed path");
+            let has = move |method: &&str| handlers.contains(&format!("{method}("));
+            ["get", "post", "put", "delete", "patch"]
+                .into_iter()
+                .filter(has)
+                .map(move |method| (path, method))
+        })
+        .collect()
+}
+
 #[test]
-fn the_document_is_openapi_3_1_and_names_every_job_route() {
-    let document: serde_json::Value =
-        serde_json::from_str(&rbees_orcd::http::openapi::text().expect("JSON")).expect("JSON");
+fn the_document_is_openapi_3_1_and_names_every_method_of_every_route_and_no_other() {
+    let document = document();
     assert_eq!(document["openapi"], "3.1.0");
-    for path in [
-        "/v2/tasks",
-        "/v2/tasks/{id}",
-        "/v2/tasks/{id}/events",
-        "/v2/tasks/{id}/why",
-        "/v2/pools/{id}/workers/spawn",
-    ] {
-        assert!(document["paths"][path].is_object(), "{path}");
+    let routed = routed();
+    assert!(routed.len() >= 45, "{routed:?}");
+    for (path, method) in &routed {
+        assert!(document["paths"][path][method].is_object(), "{method} {path} is not described");
     }
+    let described = document["paths"].as_object().expect("paths").values();
+    let described: usize = described.map(|methods| methods.as_object().map_or(0, serde_json::Map::len)).sum();
+    assert_eq!(described, routed.len());
+}
+
+#[test]
+fn the_news_of_the_operator_are_all_named() {
+    let document = document();
+    let told = document["paths"]["/v2/events"]["get"]["responses"]["200"]["description"].to_string();
+    let source = include_str!("../../src/http/events.rs");
+    let names = source.split("\"type\": \"").skip(1).filter_map(|rest| rest.split('"').next());
+    let missing: Vec<&str> = names.filter(|name| !told.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "{missing:?} are not in: {told}");
+}
+
+#[tokio::test]
+async fn the_page_for_people_holds_the_document_and_asks_nobody_for_anything() {
+    let daemon = crate::daemon::Daemon::start().await;
+    let answer = daemon.http.get(daemon.url("/docs")).send().await.expect("an answer");
+    assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8");
+    assert!(
+        answer.headers()["content-security-policy"].to_str().expect("text").contains("default-src 'none'")
+    );
+    let page = answer.text().await.expect("a page");
+    let (_, rest) = page.split_once("id=\"openapi\">").expect("the document's element");
+    let (held, _) = rest.split_once("</script>").expect("its end");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(held).expect("JSON"), document());
+    let outside = ["src=", "http://", "https://", "@import", "fetch("];
+    let shell = page.replace(held, "");
+    assert!(outside.iter().all(|way| !shell.contains(way)), "{shell}");
 }

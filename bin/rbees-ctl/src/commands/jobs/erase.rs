@@ -9,6 +9,10 @@ use crate::commands::Outcome;
 use crate::context::Context;
 
 /// Erases ended jobs: record, events and result
+///
+/// No prompt and no completion is left on the orchestrator's disk. Its journal keeps what it recorded of
+/// the jobs until it is old enough to be dropped: counts, keyed hashes, and the names you gave (models,
+/// sessions, correlation ids).
 #[derive(Debug, Args)]
 pub struct EraseArgs {
     /// The job, `job_…`

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use api_types::ErrorDetail;
+use api_types::{ErrorDetail, WorkerId};
 use clap::{Args, ValueEnum};
 use cli_kit::ExitStatus;
 use llama_orch_sdk::{ChatMessage, Client, Error, OnDisconnect, Placement, Priority, RetryMode, TaskRequest};
@@ -76,7 +76,7 @@ struct Handling {
     pool: Option<api_types::PoolId>,
     /// Only on this worker
     #[arg(long = "on-worker", value_name = "WORKER")]
-    worker: Option<api_types::WorkerId>,
+    worker: Option<WorkerId>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -110,14 +110,28 @@ pub async fn run(context: &Context, args: SubmitArgs) -> Outcome {
     let no_stream = args.no_stream;
     let request = request(args)?;
     let client = context.client()?;
+    if !no_stream && let Some(worker) = request.placement.as_ref().and_then(|wanted| wanted.worker.as_ref()) {
+        warn_of_absence(context, &client, worker).await?;
+    }
     if no_stream { hand_in(context, &client, request).await } else { stream(context, &client, request).await }
+}
+
+/// A job that names a worker waits until it comes. A stream has no place for a warning.
+async fn warn_of_absence(context: &Context, client: &Client, worker: &WorkerId) -> Result<(), ErrorDetail> {
+    let workers = client.workers().await.map_err(Error::into_detail)?.workers;
+    if !workers.iter().any(|known| known.facts.worker_id == *worker) {
+        let warning =
+            format!("no worker has the id {worker} now; the job waits until one registers under it");
+        context.printer.warn(warning);
+    }
+    Ok(())
 }
 
 async fn stream(context: &Context, client: &Client, request: TaskRequest) -> Outcome {
     let began = Instant::now();
     let events = client.submit(request).await.map_err(Error::into_detail)?;
     let watched =
-        watch::show(&context.printer, client, events, began, Telling::All, OnInterrupt::Cancel).await?;
+        watch::show(&context.printer, client, events, Some(began), Telling::All, OnInterrupt::Cancel).await?;
     Ok(watch::status(&watched))
 }
 
@@ -129,6 +143,7 @@ async fn hand_in(context: &Context, client: &Client, mut request: TaskRequest) -
         context.printer.json(&accepted);
     } else {
         context.printer.line(accepted.job_id.to_string());
+        accepted.warnings.iter().for_each(|warning| context.printer.warn(warning));
         if let Some(eta) = accepted.eta_ms {
             context.printer.note(format!("it {}", watch::expected(eta)));
         }

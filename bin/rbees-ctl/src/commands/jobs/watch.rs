@@ -1,7 +1,5 @@
 //! `rbees jobs watch JOB`.
 
-use std::time::Instant;
-
 use clap::Args;
 use llama_orch_sdk::Error;
 
@@ -22,9 +20,8 @@ pub struct WatchArgs {
 /// Runs it.
 pub async fn run(context: &Context, args: &WatchArgs) -> Outcome {
     let client = context.client()?;
-    let began = Instant::now();
     let events = client.events(args.job.id()?, args.after).await.map_err(Error::into_detail)?;
     let watched =
-        watch::show(&context.printer, &client, events, began, Telling::All, OnInterrupt::Leave).await?;
+        watch::show(&context.printer, &client, events, None, Telling::All, OnInterrupt::Leave).await?;
     Ok(watch::status(&watched))
 }

@@ -52,7 +52,8 @@ pub async fn ask(
     printer.note(format!("\n> {QUESTION}"));
     let began = Instant::now();
     let events = client.submit(request).await.map_err(Error::into_detail)?;
-    let watched = watch::show(printer, client, events, began, Telling::Nothing, OnInterrupt::Cancel).await?;
+    let watched =
+        watch::show(printer, client, events, Some(began), Telling::Nothing, OnInterrupt::Cancel).await?;
     Ok(FirstAnswer {
         url: url.to_owned(),
         openai_base_url: format!("{url}/v1"),

@@ -14,8 +14,8 @@ use crate::ids::next_seed;
 
 /// Longest idempotency key, in bytes.
 const MAX_KEY: usize = 255;
-/// Longest role of a message, in bytes.
-const MAX_ROLE: usize = 64;
+/// Who may speak in a conversation. A template writes other names down as they are, and no model knows them.
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 /// Longest name of a model, in bytes.
 const MAX_MODEL: usize = 512;
 /// Most names in each list of a placement.
@@ -172,12 +172,11 @@ fn check_input(request: &TaskRequest) -> Result<(), FieldProblem> {
 }
 
 fn check_message(at: usize, message: &ChatMessage) -> Result<(), FieldProblem> {
-    let role = format!("messages.{at}.role");
-    if message.role.is_empty() || message.role.len() > MAX_ROLE {
-        let text = format!("a role has {} bytes; allowed are 1 to {MAX_ROLE}", message.role.len());
-        return Err(FieldProblem::new(role, "out_of_range", text));
+    if !ROLES.contains(&message.role.as_str()) {
+        let field = format!("messages.{at}.role");
+        let text = format!("{field} is no role; allowed are {}", ROLES.join(", "));
+        return Err(FieldProblem::new(field, "unknown_value", text));
     }
-    no_nul(&role, &message.role)?;
     no_nul(&format!("messages.{at}.content"), &message.content)
 }
 
