@@ -125,7 +125,13 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         return Ok(value);
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| refused(bytes, &error))?;
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        // A field may be refused before the body breaks off behind it, or inside a schema.
+        match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+            Err(broken) if error.inner().is_data() => not_json(bytes, &broken),
+            _ => refused(bytes, &error),
+        }
+    })?;
     reader.end().map_err(|error| not_json(bytes, &error))?;
     Ok(value)
 }
