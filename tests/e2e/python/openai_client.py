@@ -45,7 +45,10 @@ for chunk in stream:
         reasons.append(delta.finish_reason)
 assert text == choice.message.content, (text, choice.message.content)
 assert reasons == [choice.finish_reason], reasons
-assert usage == whole.usage, (usage, whole.usage)
+counts = lambda usage: (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+assert counts(usage) == counts(whole.usage), (usage, whole.usage)
+# The same prompt again: only its last token was processed.
+assert usage.prompt_tokens_details.cached_tokens == usage.prompt_tokens - 1, usage
 
 plain = client.completions.create(model=model, prompt="Once upon a time", temperature=0, max_tokens=6)
 assert plain.usage.prompt_tokens == count({"text": "Once upon a time"}), plain.usage
