@@ -174,7 +174,9 @@ impl Rates {
         self.clock += 1;
         // What the worker still held took none of the time.
         let processed = end.tokens_in.saturating_sub(end.tokens_cached.unwrap_or(0)).max(1);
-        let prefill = end.prefill_time_ms as f64 / f64::from(processed);
+        let prefill = (end.prefill_time_ms as f64 / f64::from(processed)).max(SHORTEST_MS);
+        // Of a few tokens behind a long start that was held, most of the time is not theirs.
+        let tells = processed >= end.tokens_in / 2;
         let intervals = end.tokens_out.saturating_sub(1);
         let decode = (end.decode_time_ms as f64 / f64::from(intervals.max(1))).max(SHORTEST_MS);
         let clock = self.clock;
@@ -183,7 +185,11 @@ impl Rates {
             entry(&mut self.backends, &engine.backend, |pace| pace.seen),
         ] {
             pace.seen = clock;
-            pace.prefill.note(processed, prefill.max(SHORTEST_MS));
+            if tells {
+                pace.prefill.note(end.tokens_in, prefill);
+            } else {
+                pace.prefill.note_cut(end.tokens_in);
+            }
             if intervals > 0 {
                 pace.decode.note(load, decode);
             }

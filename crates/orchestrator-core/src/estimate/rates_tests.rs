@@ -51,6 +51,31 @@ fn the_estimate_is_prefill_and_expected_decode_and_says_what_it_rests_on() {
 }
 
 #[test]
+fn what_a_worker_held_of_a_prompt_makes_nobody_think_that_prompts_are_read_faster_or_slower() {
+    let (mut rates, chat) = (Rates::default(), engine("a", "cpu"));
+    run(&mut rates, &chat, 400, 100, 51);
+    let cold = rates.service(&chat, size(400, 100), 1).expect("known");
+    for cached in [40, 99] {
+        let read = 100 - cached;
+        let end = RunEnd {
+            tokens_in: 100,
+            tokens_out: 51,
+            queue_time_ms: 0,
+            // A step takes its time, however few tokens are in it.
+            prefill_time_ms: u64::from(read * 2).max(20),
+            decode_time_ms: 500,
+            stop_reason: StopReason::Eos,
+            seed: None,
+            tokens_cached: Some(cached),
+        };
+        (0..7).for_each(|_| rates.note_run(&chat, size(400, 100), &end, 505 + end.prefill_time_ms, 1));
+    }
+    let after = rates.service(&chat, size(400, 100), 1).expect("known");
+    assert!((after.ms - cold.ms).abs() < 1.0, "{} and {}", cold.ms, after.ms);
+    assert!(after.is_believed() && !cold.is_believed(), "such runs count");
+}
+
+#[test]
 fn long_answers_are_expected_where_long_ones_were_asked_for() {
     let mut rates = Rates::default();
     let chat = engine("a", "cpu");
