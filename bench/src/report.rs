@@ -7,7 +7,7 @@ mod table;
 use serde::Serialize;
 
 pub use readme::update_section;
-pub use table::{aligned, markdown};
+pub use table::{aligned, markdown, shown};
 
 use crate::machine;
 use crate::relay::{Measured, Round};

@@ -89,7 +89,7 @@ pub fn aligned(rows: &[Vec<String>]) -> String {
 }
 
 /// Three significant digits are all that such figures carry.
-fn shown(value: Option<f64>) -> String {
+pub fn shown(value: Option<f64>) -> String {
     match value {
         None => "-".into(),
         Some(value) if value.abs() < 100.0 => format!("{value:.1}"),

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::machine;
-use crate::report::aligned;
+use crate::report::{aligned, shown};
 use crate::stats::median;
 
 /// What a ratio must be.
@@ -123,14 +123,6 @@ impl Report {
             let _ = write!(out, "\n{}", aligned(&rows));
         }
         out
-    }
-}
-
-fn shown(value: Option<f64>) -> String {
-    match value {
-        None => "-".into(),
-        Some(value) if value.abs() < 100.0 => format!("{value:.1}"),
-        Some(value) => format!("{value:.0}"),
     }
 }
 

@@ -66,13 +66,13 @@ impl Decoder {
     /// When the engine is in a state that no run can be trusted to; every run has then failed.
     pub fn run(&mut self, commands: &Receiver<Command>) -> Result<(), EngineError> {
         loop {
-            let outcome = self.turn(commands);
-            if let Err(error) = outcome {
-                self.give_up(&Finish::Failed(error.detail()));
-                return Err(error);
-            }
-            if matches!(outcome, Ok(false)) {
-                break;
+            match self.turn(commands) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    self.give_up(&Finish::Failed(error.detail()));
+                    return Err(error);
+                }
             }
         }
         let stopping =

@@ -29,7 +29,7 @@ pub struct PrefixCache {
 /// A sequence and what it is.
 #[derive(Debug, Default, Clone)]
 struct Held {
-    /// Whether a run works on it; `tokens` is then only what it began with.
+    /// Whether a run works on it; `tokens` is then empty, because the run knows them.
     busy: bool,
     tokens: Vec<Token>,
     prompt: Prompt,
@@ -92,9 +92,8 @@ impl PrefixCache {
         let reused = self.fill(engine, slot, source, common)?;
         self.put_idle_aside(engine, slot)?;
         self.clock += 1;
-        let tokens = feed.get(..reused).unwrap_or_default().to_vec();
         if let Some(held) = self.slots.get_mut(slot) {
-            *held = Held { busy: true, tokens, prompt: Prompt::default(), used: self.clock };
+            *held = Held { busy: true, used: self.clock, ..Held::default() };
         }
         Ok(Some(Place { slot, reused }))
     }
